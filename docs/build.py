@@ -111,7 +111,7 @@ def _shell(folder: Path, path: Path, block: Block) -> str:
         ["bash", "-euo", "pipefail", "-c", block.text], cwd=folder, env=_environment(), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
-    return _told(done.stdout, done.returncode, folder, path, block)
+    return _reported(done.stdout, done.returncode, folder, path, block)
 
 
 class _Python:
@@ -136,9 +136,9 @@ class _Python:
         lines: list[str] = []
         for line in process.stdout:
             if line == '"ran"\n':
-                return _told("".join(lines).removesuffix("\n"), 0, self._folder, self._path, block)
+                return _reported("".join(lines).removesuffix("\n"), 0, self._folder, self._path, block)
             lines.append(line)
-        return _told("".join(lines), process.wait(), self._folder, self._path, block)
+        return _reported("".join(lines), process.wait(), self._folder, self._path, block)
 
     def close(self) -> None:
         """End the process."""
@@ -151,7 +151,7 @@ def _environment() -> dict[str, str]:
     return os.environ | settings
 
 
-def _told(printed: str, code: int, folder: Path, path: Path, block: Block) -> str:
+def _reported(printed: str, code: int, folder: Path, path: Path, block: Block) -> str:
     """What was printed, without the folders of this machine. Raises BlockError for an exit code."""
     if code:
         raise BlockError(f"{path.name}:{block.line}: exit {code}\n{block.text}{printed}")

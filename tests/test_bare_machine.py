@@ -44,14 +44,14 @@ def typed(tmp_path):
 @pytest.mark.long
 def test_a_table_is_fitted_and_a_study_trained_on_a_bare_machine(typed, tmp_path):
     TABLE.to_csv(tmp_path / "l\u00e4ufe.csv", index=False)
-    told = typed("fit", "l\u00e4ufe.csv", "--law", "kaplan", "--bootstrap", "0")
-    assert told.returncode == 0, told.stderr
+    message = typed("fit", "l\u00e4ufe.csv", "--law", "kaplan", "--bootstrap", "0")
+    assert message.returncode == 0, message.stderr
     made = typed("import", "l\u00e4ufe.csv", "-o", "made.csv")
     assert made.returncode == 0, made.stderr
     assert pd.read_csv(tmp_path / "made.csv")["run_id"].tolist() == TABLE["run_id"].tolist()
-    told = typed("multiplier", "l\u00e4ufe.csv", "--by", "arm", "--baseline", "nobody")
-    assert told.returncode == 1
-    assert b"not among the arms" in told.stderr
+    message = typed("multiplier", "l\u00e4ufe.csv", "--by", "arm", "--baseline", "nobody")
+    assert message.returncode == 1
+    assert b"not among the arms" in message.stderr
     ran = typed(
         "run",
         "experiment=smoke",
@@ -61,6 +61,6 @@ def test_a_table_is_fitted_and_a_study_trained_on_a_bare_machine(typed, tmp_path
         "where.workers=1",
     )
     assert ran.returncode == 0, ran.stderr
-    for answer in (told, made, ran):
+    for answer in (message, made, ran):
         assert b"Traceback" not in answer.stderr + answer.stdout
     assert typed("status", "runs").returncode == 0

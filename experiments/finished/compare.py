@@ -71,11 +71,11 @@ def _pairs(
     if scores.empty:
         return
     questions = of_first.groupby("task")["items_id"].first().to_dict()
-    for task, asked in scores.groupby("task")["items_id"].first().items():
-        if questions.get(task, asked) != asked:
+    for task, requested in scores.groupby("task")["items_id"].first().items():
+        if questions.get(task, requested) != requested:
             raise ValueError(
                 f"runs {first.run_id} and {run.run_id} answered different questions of task {task} (items_id "
-                f"{questions[task]} and {asked}): their scores cannot be paired; score each alone"
+                f"{questions[task]} and {requested}): their scores cannot be paired; score each alone"
             )
     own, other = (read_items(one.store.run_file(one.run_id).parent) for one in (run, first))
     for row in scores.to_dict("records"):

@@ -113,9 +113,9 @@ def _unrecorded(notes: tuple[str, ...]) -> list[str]:
 def _remarks(arm: TunedArm, source: str) -> list[str]:
     lo, hi = arm.intervals["learning_rate"]
     scale = f"{arm.at.n_params:.4g} parameters, {arm.at.tokens:.4g} tokens"
-    asked = f"--at n_params={arm.at.n_params:.6g} --tokens {arm.at.tokens:.6g}"
+    requested = f"--at n_params={arm.at.n_params:.6g} --tokens {arm.at.tokens:.6g}"
     return [
-        f"isoflop tune {source} {asked}" + (f" --arm {arm.arm}" if arm.arm else ""),
+        f"isoflop tune {source} {requested}" + (f" --arm {arm.arm}" if arm.arm else ""),
         f"the best setting at {scale}: rate {lo:.4g} to {hi:.4g} ({arm.level:.0%}), loss {arm.loss:.4f}",
     ]
 

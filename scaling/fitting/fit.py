@@ -19,7 +19,7 @@ from isoflop.scaling.fitting.kept_searches import search_ahead, search_once
 from isoflop.scaling.fitting.noise_model import falling_power
 from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective, Solution, Task
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.search import Asked, go_on, robust_scale, search
+from isoflop.scaling.fitting.search import Requested, go_on, robust_scale, search
 from isoflop.scaling.fitting.solver.minimise import minimise_together
 from isoflop.scaling.laws import columns_read, get_law
 from isoflop.scaling.laws.cost import Cost
@@ -289,7 +289,7 @@ def search_for_fits(pairs: Iterable[tuple[str, Points]], objective: Objective, *
 
     What cannot be fitted is passed over: `fit` says why.
     """
-    asked = []
+    requested = []
     for law, data in pairs:
         if FORECAST_ERROR in data.frame:
             continue
@@ -299,8 +299,8 @@ def search_for_fits(pairs: Iterable[tuple[str, Points]], objective: Objective, *
         except ValueError:
             continue
         spread = spread_of(data.frame, falls)
-        asked.append(Asked(problem, weights / (spread * spread), spread))
-    search_ahead(asked, objective)
+        requested.append(Requested(problem, weights / (spread * spread), spread))
+    search_ahead(requested, objective)
 
 
 def _problem(

@@ -14,7 +14,7 @@ import numpy as np
 
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.search import Asked, Found, search, search_together
+from isoflop.scaling.fitting.search import Found, Requested, search, search_together
 from isoflop.scaling.laws.law import Array
 
 Searches = dict[tuple[object, ...], Found]
@@ -44,19 +44,21 @@ def search_once(
     kept = _KEPT.get()
     if kept is None:
         return search(problem, weights, objective, n_starts=n_starts, seed=seed, spread=spread)
-    key = _key(Asked(problem, weights, spread), objective, n_starts, seed)
+    key = _key(Requested(problem, weights, spread), objective, n_starts, seed)
     if key not in kept:
         kept[key] = search(problem, weights, objective, n_starts=n_starts, seed=seed, spread=spread)
     return kept[key]
 
 
-def search_ahead(asked: Sequence[Asked], objective: Objective, *, n_starts: int | None = None, seed: int = 0) -> None:
+def search_ahead(
+    requested: Sequence[Requested], objective: Objective, *, n_starts: int | None = None, seed: int = 0
+) -> None:
     """Search together for what `search_once` will be asked, problems of one box; nothing outside `keep_searches`."""
     kept = _KEPT.get()
     if kept is None:
         return
-    alike: dict[tuple[object, ...], dict[tuple[object, ...], Asked]] = {}
-    for one in asked:
+    alike: dict[tuple[object, ...], dict[tuple[object, ...], Requested]] = {}
+    for one in requested:
         key = _key(one, objective, n_starts, seed)
         if key not in kept:
             problem = one.problem
@@ -68,11 +70,12 @@ def search_ahead(asked: Sequence[Asked], objective: Objective, *, n_starts: int 
             kept.update(zip(some, found, strict=True))
 
 
-def _key(asked: Asked, objective: Objective, n_starts: int | None, seed: int) -> tuple[object, ...]:
-    problem = asked.problem
+def _key(requested: Requested, objective: Objective, n_starts: int | None, seed: int) -> tuple[object, ...]:
+    problem = requested.problem
     return (
         problem.form, tuple(sorted(problem.pinned.items())), problem.tied, problem.log, tuple(problem.columns),
-        _digest((*problem.columns.values(), problem.loss, asked.weights, asked.spread)), objective, n_starts, seed,
+        _digest((*problem.columns.values(), problem.loss, requested.weights, requested.spread)),
+        objective, n_starts, seed,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ MAY_WIN = 0.1  # of the best value: an end this close to it is worth those steps
 
 
 @dataclass(frozen=True)
-class Asked:
+class Requested:
     """A problem to search, with weights (n,) of its rows and their relative standard deviations `spread`, (n,) or 1.
 
     `weights` are divided by the square of `spread` already; Huber's delta is that of residuals divided by it.
@@ -61,48 +61,53 @@ def search(
     delta is that of residuals divided by them.
     """
     (found,) = search_together(
-        [Asked(problem, weights, spread)], objective, n_starts=n_starts, seed=seed, patient=patient
+        [Requested(problem, weights, spread)], objective, n_starts=n_starts, seed=seed, patient=patient
     )  # fmt: skip
     return found
 
 
 def search_together(
-    asked: Sequence[Asked], objective: Objective, *, n_starts: int | None = None, seed: int = 0, patient: bool = True
+    requested: Sequence[Requested],
+    objective: Objective,
+    *,
+    n_starts: int | None = None,
+    seed: int = 0,
+    patient: bool = True,
 ) -> list[Found]:
     """What `search` finds for each of some problems of one box, to the bit; they take their steps together."""
     last = _patient if patient else minimise_together
-    free = len(asked[0].problem.free)
+    free = len(requested[0].problem.free)
     count = n_starts or (8 if free <= FEW_PARAMETERS else 16 if free <= 7 else 32)
-    begin = [starts(a.problem, a.weights, count=count, seed=seed) for a in asked]
-    squares = [a.from_starts(start, np.inf) for a, start in zip(asked, begin, strict=True)]
+    begin = [starts(a.problem, a.weights, count=count, seed=seed) for a in requested]
+    squares = [a.from_starts(start, np.inf) for a, start in zip(requested, begin, strict=True)]
     if objective.delta == np.inf:
         return [(done, np.inf, np.arange(len(done.theta))) for done in last(squares)]
     ends, members, rough = [], [], []
-    for a, done in zip(asked, minimise_together(squares, max_steps=40, tolerance=ROUGH), strict=True):
+    for a, done in zip(requested, minimise_together(squares, max_steps=40, tolerance=ROUGH), strict=True):
         exact = np.nanmin(done.value) <= EXACT * ROUNDING**2 * a.weights.sum()
         basin, member = _distinct(done.theta, done.value)
         ends.append(done.theta[basin])
         members.append(member)
         rough.append(not a.problem.one_basin and not exact)
-    scattered = [_scattered(a, end[0], seed) for a, end, more in zip(asked, ends, rough, strict=True) if more]
+    scattered = [_scattered(a, end[0], seed) for a, end, more in zip(requested, ends, rough, strict=True) if more]
     more = iter(minimise_together(scattered, max_steps=12) if scattered else ())
     for k in np.flatnonzero(rough).tolist():
         found = len(ends[k])
         ends[k] = np.concatenate([ends[k], begin[k], next(more).theta])
         members[k] = np.concatenate([members[k], np.arange(found, len(ends[k]))])
     delta = objective.delta if objective.delta != "auto" else None
-    scales = [_scale(a, end[:1]) for a, end in zip(asked, ends, strict=True)]
+    scales = [_scale(a, end[:1]) for a, end in zip(requested, ends, strict=True)]
     for stage in (30.0, 10.0, 3.0) if delta else (3.0,):
         wider: dict[int, Task] = {}
-        for k, (a, scale) in enumerate(zip(asked, scales, strict=True)):
+        for k, (a, scale) in enumerate(zip(requested, scales, strict=True)):
             wide = stage * (delta or HUBER_EFFICIENCY * scale)
             if wide < 20 * scale or stage == 3.0:
                 wider[k] = a.from_starts(ends[k], max(wide, SMALLEST_DELTA))
         moved = minimise_together(list(wider.values()), max_steps=6, tolerance=ROUGH)
         for k, solution in zip(wider, moved, strict=True):
             ends[k] = solution.theta
-    deltas, ends = _auto_deltas(asked, ends) if delta is None else ([delta] * len(asked), ends)
-    tasks = [a.from_starts(end, own) for a, end, own in zip(asked, ends, deltas, strict=True)]
+    deltas, ends = _auto_deltas(requested, ends) if delta is None else ([delta] * len(requested), ends)
+    tasks = [a.from_starts(end, own) for a, end, own in zip(requested, ends, deltas, strict=True)]
     return list(zip(last(tasks), deltas, members, strict=True))
 
 
@@ -156,33 +161,33 @@ def _moved(so_far: Solution, which: Array, more: Solution) -> Solution:
     return Solution(theta, value, converged, steps)
 
 
-def _scattered(asked: Asked, theta: Array, seed: int) -> Task:
+def _scattered(requested: Requested, theta: Array, seed: int) -> Task:
     """From theta (P,) to least-squares optima under random row weights.
 
     A small delta may have many local optima inside one basin of least squares; these starts and the first find them.
     """
-    lots = asked.weights * np.random.default_rng(seed).exponential(size=(SCATTERED, len(asked.weights)))
-    return asked.from_starts(np.repeat(theta[None], SCATTERED, axis=0), np.inf, lots)
+    lots = requested.weights * np.random.default_rng(seed).exponential(size=(SCATTERED, len(requested.weights)))
+    return requested.from_starts(np.repeat(theta[None], SCATTERED, axis=0), np.inf, lots)
 
 
-def _auto_deltas(asked: Sequence[Asked], ends: list[Array]) -> tuple[list[float], list[Array]]:
+def _auto_deltas(requested: Sequence[Requested], ends: list[Array]) -> tuple[list[float], list[Array]]:
     """The delta that is 1.345 robust scales of the residuals of its own fit, and where the starts have moved to."""
-    deltas = [np.inf] * len(asked)
+    deltas = [np.inf] * len(requested)
     for _ in range(4):
-        for k, (a, end) in enumerate(zip(asked, ends, strict=True)):
+        for k, (a, end) in enumerate(zip(requested, ends, strict=True)):
             with np.errstate(all="ignore"):  # the law may be infinite at an end
                 value = huber(a.problem.residuals(end)[0], a.weights, deltas[k] * a.spread)
             deltas[k] = max(HUBER_EFFICIENCY * _scale(a, end[[int(np.nanargmin(value))]]), SMALLEST_DELTA)
-        tasks = [a.from_starts(end, delta) for a, end, delta in zip(asked, ends, deltas, strict=True)]
+        tasks = [a.from_starts(end, delta) for a, end, delta in zip(requested, ends, deltas, strict=True)]
         ends = [done.theta for done in minimise_together(tasks, max_steps=12, tolerance=ROUGH)]
     return deltas, ends
 
 
-def _scale(asked: Asked, theta: Array) -> float:
+def _scale(requested: Requested, theta: Array) -> float:
     """Robust scale of the residuals over their spread at one point theta (1, P)."""
     with np.errstate(all="ignore"):
-        residual = asked.problem.residuals(theta)[0][0] / asked.spread
-    return robust_scale(residual, len(asked.problem.free), asked.weights * asked.spread * asked.spread)
+        residual = requested.problem.residuals(theta)[0][0] / requested.spread
+    return robust_scale(residual, len(requested.problem.free), requested.weights * requested.spread * requested.spread)
 
 
 def _distinct(theta: Array, value: Array) -> tuple[Array, Array]:

@@ -142,8 +142,8 @@ def _readers(at: Mapping[str, float]) -> tuple[str, ...]:
             if all(components(at, column) or column.name in ("tokens", "flops") for column in read):
                 found.append(name)
     if not found and {*at} <= {"n_params", "tokens", "flops"}:
-        asked = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in at.items())
-        raise ValueError(f"--at is for columns beside size, tokens and compute: say {asked}, without --at")
+        requested = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in at.items())
+        raise ValueError(f"--at is for columns beside size, tokens and compute: say {requested}, without --at")
     if not found:
         raise ValueError(f"--at: no law of the catalogue reads {', '.join(at)}: name one with --laws, or module:Class")
     return tuple(found)

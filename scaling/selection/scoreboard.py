@@ -159,16 +159,16 @@ def compare(
     data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table)).in_order()
     origins = rolling_origins(data, by=by, above=above)
     among = law_names(laws) if laws else CANDIDATES
-    asked = law_names(laws) if laws else applicable(data)
-    may_win = [law for law in asked if laws or law in CANDIDATES or _of_both(get_law(law)[0].inputs)]
+    requested = law_names(laws) if laws else applicable(data)
+    may_win = [law for law in requested if laws or law in CANDIDATES or _of_both(get_law(law)[0].inputs)]
     entrants, refused = _enter(may_win, data, origins, objective, on_law, uncertain=True)
     chosen = any(law in CANDIDATES and None not in e.forecasts for law, e in entrants.items())
-    rest = [law for law in asked if law not in may_win]
+    rest = [law for law in requested if law not in may_win]
     if not any(e.fit.falls for e in entrants.values()):  # else their noise is likely to fall too
         search_for_fits_at(rest, [data, *(origin.known for origin in origins)], objective)
     more, no_score = _enter(rest, data, origins, objective, on_law, uncertain=not chosen)
-    entrants = {law: e for law in asked if (e := (entrants | more).get(law))}
-    refused = {law: reason for law in asked if (reason := (refused | no_score).get(law))}
+    entrants = {law: e for law in requested if (e := (entrants | more).get(law))}
+    refused = {law: reason for law in requested if (reason := (refused | no_score).get(law))}
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
     averaged = {law: e for law, e in entrants.items() if _of_both(e.fit.law.inputs)} or entrants

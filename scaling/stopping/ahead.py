@@ -55,9 +55,9 @@ class _Trunk:
     def __init__(self, model: CurveModel, group: Sequence[PlannedRun]) -> None:
         self.group = group
         self.measured = np.array(sorted({step for one in group for step in one.measured}), dtype=int)
-        asked = [_bare(group[-1].run, self.measured - 1, ends=False)]
-        asked += [_bare(one.run, np.array([one.steps - 1]), ends=True) for one in group]
-        self.design, self.covariance = model.planned(*asked)
+        requested = [_bare(group[-1].run, self.measured - 1, ends=False)]
+        requested += [_bare(one.run, np.array([one.steps - 1]), ends=True) for one in group]
+        self.design, self.covariance = model.planned(*requested)
         self.known: dict[tuple[int, ...], Ends] = {}
 
     def ends(self, extents: Extents) -> Ends:
@@ -70,14 +70,17 @@ class _Trunk:
 
     def _ends(self, far: int, done: Array) -> Ends:
         seen = np.flatnonzero(np.concatenate([self.measured <= far, done]))
-        asked = len(self.measured) + np.flatnonzero(~done)
+        requested = len(self.measured) + np.flatnonzero(~done)
         run_ids = [one.run_id for one, its in zip(self.group, done, strict=True) if not its]
-        rows, cross = self.design[seen], self.covariance[np.ix_(seen, asked)]
+        rows, cross = self.design[seen], self.covariance[np.ix_(seen, requested)]
         solved = np.linalg.solve(self.covariance[np.ix_(seen, seen)], np.column_stack([rows, cross]))
         inner, weights = np.split(solved, [rows.shape[1]], axis=1)
-        slopes, own = self.design[asked] - weights.T @ rows, self.covariance[np.ix_(asked, asked)] - cross.T @ weights
+        slopes, own = (
+            self.design[requested] - weights.T @ rows,
+            self.covariance[np.ix_(requested, requested)] - cross.T @ weights,
+        )
         if np.sum(self.measured <= far) < LEAST_ROWS:
-            slopes, own = np.zeros_like(slopes), NO_CURVE**2 * np.eye(len(asked))
+            slopes, own = np.zeros_like(slopes), NO_CURVE**2 * np.eye(len(requested))
         return Ends(run_ids, slopes, own, rows.T @ inner)
 
 

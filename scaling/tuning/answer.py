@@ -46,7 +46,7 @@ class TunedArm:
     intervals: Mapping[str, Span]
     inside: Mapping[str, Span]
     loss: float
-    asked: Question | None
+    requested: Question | None
     cells: pd.DataFrame
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
@@ -80,7 +80,7 @@ class TunedArm:
             "regret": {
                 "inside": {name: list(span) for name, span in self.inside.items()},
                 "most": self.most_lost,
-                "setting": self._asked_dict(),
+                "setting": self._requested_dict(),
             },
             "edges": self.edges[[*KEYS, "edge", "lowest_rate", "rates"]].to_dict("records"),
             "law": {
@@ -98,12 +98,12 @@ class TunedArm:
             "notes": list(self.notes),
         })  # fmt: skip
 
-    def _asked_dict(self) -> dict[str, Any] | None:
-        if self.asked is None:
+    def _requested_dict(self) -> dict[str, Any] | None:
+        if self.requested is None:
             return None
-        share = self.asked.lost / self.loss
-        return self.asked.setting.to_dict() | {
-            "lost": self.asked.lost, "interval": list(self.asked.interval), "share": share,
+        share = self.requested.lost / self.loss
+        return self.requested.setting.to_dict() | {
+            "lost": self.requested.lost, "interval": list(self.requested.interval), "share": share,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -111,11 +111,11 @@ class TunedArm:
         lines = [(f"{self.arm}: " if self.arm else "") + f"best setting at {scale}"]
         lines += [self._part_line(name, value) for name, value in asdict(self.optimum).items() if math.isfinite(value)]
         lines.append(f"  {'loss':<14} {self.loss:>10.4f} {self.fit.points.loss_unit}")
-        if self.asked is not None:
-            lo, hi = self.asked.interval
+        if self.requested is not None:
+            lo, hi = self.requested.interval
             lines.append(
-                f"  with {self.asked.setting}: {self._loss(self.asked.lost)} lost, {self.level:.0%} {lo:.4f} to "
-                f"{hi:.4f}"
+                f"  with {self.requested.setting}: {self._loss(self.requested.lost)} lost, "
+                f"{self.level:.0%} {lo:.4f} to {hi:.4f}"
             )
         held = self.fit.problem.pinned
         values = zip(self.law.parameters(), self.law.values().tolist(), strict=True)

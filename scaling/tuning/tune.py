@@ -56,11 +56,11 @@ def tune(
     check(POSITIVE, tokens=tokens, batch=batch)
     check(SHARE, level=level)
     table = as_frame(table)
-    wanted, asked = _wanted(at, tokens, batch), _asked(setting)
+    wanted, requested = _wanted(at, tokens, batch), _requested(setting)
     arms, failed = [], {}
     for name, rows in _by_arm(table, by, arm).items():
         try:
-            arms.append(_tuned(name, rows, sweep_of(rows, params=params, compute=compute), wanted, asked, level))
+            arms.append(_tuned(name, rows, sweep_of(rows, params=params, compute=compute), wanted, requested, level))
         except (NoOptimumError, FitError) as error:
             failed[name] = str(error)
     if not arms:
@@ -78,7 +78,7 @@ def _wanted(at: Mapping[str, float] | None, tokens: float | None, batch: float |
     return _positive(given, "--at", KEYS[:3])
 
 
-def _asked(setting: Mapping[str, float] | None) -> dict[str, float]:
+def _requested(setting: Mapping[str, float] | None) -> dict[str, float]:
     """A setting, by the names of `Setting`."""
     names = {"learning_rate": "learning_rate", "peak_learning_rate": "learning_rate"}
     known = ("peak_learning_rate", *names, "batch_tokens", "weight_decay")
@@ -117,7 +117,7 @@ def _tuned(
     table: pd.DataFrame,
     sweep: Sweep,
     wanted: Mapping[str, float],
-    asked: Mapping[str, float],
+    requested: Mapping[str, float],
     level: float,
 ) -> TunedArm:
     whole = sweep
@@ -140,13 +140,13 @@ def _tuned(
     if "W" not in law.inputs:
         optimum = replace(optimum, weight_decay=_only(sweep, "weight_decay"))
     question = None
-    if asked:
-        given = _given(law, optimum, asked)
+    if requested:
+        given = _given(law, optimum, requested)
         lo, hi = draws.interval(_lost(at, given), level, positive=False)
         question = Question(given, lost(law, at, given), (max(lo, 0.0), max(hi, 0.0)))
     found = TunedArm(
         arm=name, at=at, sweep=sweep, fit=fitted, level=level, optimum=optimum, intervals=spans, inside=inside,
-        loss=loss_at(law, at, optimum), asked=question, cells=_distances(sweep, law, choice), findings=(),
+        loss=loss_at(law, at, optimum), requested=question, cells=_distances(sweep, law, choice), findings=(),
         notes=(*sweep.notes, *notes),
     )  # fmt: skip
     return replace(found, findings=tuple(objections(found, choice, table, wanted)))
@@ -216,15 +216,17 @@ def _at_end(law: RateBowl, at: Scale, part: str, end: float) -> float:
     return lost(law, at, replace(moved, weight_decay=decay))
 
 
-def _given(law: RateBowl, optimum: Setting, asked: Mapping[str, float]) -> Setting:
+def _given(law: RateBowl, optimum: Setting, requested: Mapping[str, float]) -> Setting:
     """The setting that is asked about: what it leaves out is as in the optimum.
 
     Raises ValueError for a part that the table does not vary, so that nothing is known of it.
     """
-    for part in asked:
+    for part in requested:
         if PARTS[part] not in law.inputs:
-            raise ValueError(f"--setting {part}={asked[part]:g}: the table does not vary it: nothing tells its loss")
-    return replace(optimum, **asked)
+            raise ValueError(
+                f"--setting {part}={requested[part]:g}: the table does not vary it: nothing tells its loss"
+            )
+    return replace(optimum, **requested)
 
 
 def _distances(sweep: Sweep, law: RateBowl, choice: Choice) -> pd.DataFrame:

@@ -28,9 +28,9 @@ def sweep():
 @pytest.mark.slow
 def test_laws_are_not_told_apart_by_what_none_of_them_reads(sweep):
     evidence = Evidence(sweep)
-    told = section(evidence, "Scoreboard", scoreboard)
-    assert "3 values of peak_learning_rate stand in one law" in told
-    assert "report one of them (--where), or name a law that reads them (--law)" in told
+    message = section(evidence, "Scoreboard", scoreboard)
+    assert "3 values of peak_learning_rate stand in one law" in message
+    assert "report one of them (--where), or name a law that reads them (--law)" in message
     with pytest.raises(UnsupportedError, match="peak_learning_rate"):
         _ = evidence.held_out
     assert "Law `chinchilla` (by default: runs differ by what no candidate reads)" in verdict(evidence)

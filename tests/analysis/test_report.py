@@ -286,9 +286,9 @@ def test_settings_are_no_seeds(study_law, setting):
 def test_the_noise_of_seeds_has_its_interval(written):
     """Two seeds a cell of sd .02 are 12 degrees of freedom of 12 cells: 12 s^2 over chi-square's quantiles."""
     noise = pd.DataFrame({"n_params": 1e4, "tokens": 1e6, "flops": 6e10, "loss": 2.0, "seeds": [2] * 12, "sd": 0.02})
-    told = summary.noise(replace(written.evidence, done=written.evidence.done | {"seed_noise": noise}))
+    message = summary.noise(replace(written.evidence, done=written.evidence.done | {"seed_noise": noise}))
     low, high = (f"{0.02 * np.sqrt(12 / quantile):.1%}" for quantile in (21.0261, 5.2260))
-    assert f"varies by 2.00% [{low}, {high}] (pooled sd of 12 cells, 12 degrees of freedom)" in told
+    assert f"varies by 2.00% [{low}, {high}] (pooled sd of 12 cells, 12 degrees of freedom)" in message
 
 
 def test_tokens_saved_by_shared_trunks(study_table):
@@ -394,9 +394,9 @@ def test_the_commands(tmp_path, monkeypatch, two_laws, no_page):
         ["report", str(table), "--out", str(tmp_path / "out"), "--bootstrap", "50", "--law", "chinchilla", "--json"],
     )
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert told["figures"] == ["isoflop", "surface"]
-    assert "curves" in told["missing"]
+    answer = json.loads(result.stdout)
+    assert answer["figures"] == ["isoflop", "surface"]
+    assert "curves" in answer["missing"]
     result = runner.invoke(app, ["plot", str(table), "--figure", "surface", "-o", str(tmp_path / "x.pdf")])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "x.pdf").read_bytes()[:4] == b"%PDF"

@@ -83,7 +83,7 @@ def test_an_arm_called_none_is_the_baseline_that_was_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "options", "told"),
+    ("content", "options", "message"),
     [
         ("n_params,tokens,loss\n1e6,1e8,4\n2e6,many,3\n", [], "tokens is not a number in 1 of 2 rows (row 2): 'many'"),
         ("a,b\n1,2\n", [], "no column 'loss'"),
@@ -92,9 +92,9 @@ def test_an_arm_called_none_is_the_baseline_that_was_named(tmp_path):
     ],
 )
 @pytest.mark.parametrize("command", ["fit", "import"])
-def test_what_cannot_be_read_is_one_line_and_exit_2(tmp_path, content, options, told, command):
+def test_what_cannot_be_read_is_one_line_and_exit_2(tmp_path, content, options, message, command):
     path = tmp_path / "runs.csv"
     path.write_text(content)
     out = ["-o", tmp_path / "out.csv"] if command == "import" else []
     result = CliRunner().invoke(app, [command, str(path), *options, *map(str, out)])
-    assert told in str(result.exception)
+    assert message in str(result.exception)

@@ -41,7 +41,7 @@ def prepare(typed, pattern, *options, data="text"):
     return typed("prepare", f"data={data}", f"data.files=[{pattern}]", "data.held_out_fraction=0.3", *options)
 
 
-def spoil(texts, name):
+def damage(texts, name):
     """Put what one kind of bad input is into the folder; returns the pattern that matches it."""
     lines = (texts / "all.jsonl").read_text().splitlines()
     content = {
@@ -57,7 +57,7 @@ def spoil(texts, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "message"),
     [
         ("empty.txt", (), "corpus text: no document is left of 0"),
         ("binary.txt", (), "binary.txt is binary (a zero byte); leave it out of the globs; or data.skip_bad=true"),
@@ -75,12 +75,12 @@ def spoil(texts, name):
         ),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(typed, texts, tmp_path, name, options, told):
-    pattern = spoil(texts, name)
+def test_bad_input_is_one_line_and_leaves_nothing(typed, texts, tmp_path, name, options, message):
+    pattern = damage(texts, name)
     data = next((option[5:] for option in options if option.startswith("data=")), "text")
     code, out, err = prepare(typed, pattern, *[o for o in options if not o.startswith("data=")], data=data)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert err.startswith("isoflop: ")
     assert err.count("\n") == 1
     corpora = tmp_path / "here" / "corpora"
@@ -88,7 +88,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(typed, texts, tmp_path, name, 
 
 
 def test_a_text_too_short_for_one_window_is_one_line(typed, texts):
-    code, out, err = prepare(typed, spoil(texts, "short.txt"), data="text")
+    code, out, err = prepare(typed, damage(texts, "short.txt"), data="text")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "its train side has 16 tokens, fewer than one window of data.context_length=64 + 1; add text" in err
 
@@ -96,7 +96,7 @@ def test_a_text_too_short_for_one_window_is_one_line(typed, texts):
 @pytest.mark.slow
 def test_bad_lines_and_files_are_skipped_and_counted_where_that_is_asked_for(typed, texts):
     for name in ("broken.jsonl", "binary.txt"):
-        spoil(texts, name)
+        damage(texts, name)
     code, out, _ = prepare(typed, f"{texts}/b*", "data.skip_bad=true", "--json")
     assert code == 0
     reported = json.loads(out)
@@ -178,18 +178,18 @@ TWICE = [
 ]
 
 
-@pytest.mark.parametrize(("command", "option", "one", "other", "told"), TWICE)
-def test_what_is_given_twice_is_refused(typed, tmp_path, command, option, one, other, told):
+@pytest.mark.parametrize(("command", "option", "one", "other", "message"), TWICE)
+def test_what_is_given_twice_is_refused(typed, tmp_path, command, option, one, other, message):
     (tmp_path / "t.csv").write_text(SIZES)
     out = ("--out", tmp_path / "o.csv") if command == "import" else ()
     code, _, error = typed(command, tmp_path / "t.csv", *out, option, one, option, other)
     assert code == 2
-    assert told in error.strip().splitlines()[-1]
+    assert message in error.strip().splitlines()[-1]
     assert not (tmp_path / "o.csv").exists()
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("--n-params=2M", "--n-params 2e+06: the source reports 4 different ones (a, b, c, d); leave it out, or give"),
         ("--batch-tokens=2M", "--batch-tokens 2e+06: the source reports 2 different ones"),
@@ -197,13 +197,13 @@ def test_what_is_given_twice_is_refused(typed, tmp_path, command, option, one, o
         ("--tokens=b=2M", "--tokens: b report the tokens at their ends"),
     ],
 )
-def test_a_number_for_all_runs_does_not_replace_those_that_the_source_tells(typed, tmp_path, option, told):
+def test_a_number_for_all_runs_does_not_replace_those_that_the_source_tells(typed, tmp_path, option, message):
     rows = SIZES.splitlines()
     ends = ("batch_tokens", "1e5", "1e5", "2e5", "2e5")
     (tmp_path / "t.csv").write_text("".join(f"{row},{end}\n" for row, end in zip(rows, ends, strict=True)))
     code, _, error = typed("import", tmp_path / "t.csv", "--out", tmp_path / "o.csv", option)
     assert code == 2
-    assert told in error
+    assert message in error
 
 
 def test_the_number_of_one_run_replaces_that_of_the_source_and_is_said(typed, tmp_path):

@@ -23,9 +23,9 @@ def test_a_cell_is_trained_once_and_told_by_status(typed, text, tmp_path):
     assert code == 0
     assert "1 cells, 0 to train" in err
     code, out, _ = typed("status", "--json")
-    told = json.loads(out)
-    assert told["counts"]["done"] == 1
-    assert told["cells"][0]["attempts"] == 1
+    answer = json.loads(out)
+    assert answer["counts"]["done"] == 1
+    assert answer["cells"][0]["attempts"] == 1
     assert "single" in typed("status")[1]
     assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["corpora", "runs"]
 
@@ -52,9 +52,9 @@ def test_plan_starts_nothing_and_knows_what_is_done(typed, text, tmp_path):
     typed("run", *text, *TINY)
     (study,) = json.loads(typed("plan", *text, *TINY, "--json")[1])["studies"]
     assert (study["done"], study["minutes"]["1"]) == (1, 0.0)
-    told = typed("plan", *text, *TINY)[1]
-    assert ": 1 cell in 1 trunk, " in told
-    assert "predicted minutes by workers" in told
+    message = typed("plan", *text, *TINY)[1]
+    assert ": 1 cell in 1 trunk, " in message
+    assert "predicted minutes by workers" in message
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_a_diverged_cell_ends_in_exit_code_1(typed, text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["experiment=quik"], "no experiment 'quik'; did you mean 'quick'?"),
         (["model=d17"], "no model 'd17'; did you mean 'd16'?"),
@@ -134,13 +134,13 @@ def test_a_diverged_cell_ends_in_exit_code_1(typed, text):
         (["data.files=[/nowhere/*.txt]", "budget.flops=1e9"], "'/nowhere/*.txt' matches no file"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(typed, text, tmp_path, arguments, told):
+def test_bad_input_is_one_line_and_writes_nothing(typed, text, tmp_path, arguments, message):
     code, out, err = typed("run", *text, *arguments)
     assert code == 2
     assert out == ""
     assert err.startswith("isoflop: ")
     assert len(err.strip().splitlines()) == 1
-    assert told in err
+    assert message in err
     assert not (tmp_path / "here" / "runs").exists()
 
 
@@ -237,24 +237,24 @@ def test_a_store_of_a_newer_version_is_refused(typed, text, tmp_path):
 
 
 RATES = str(RESULTS / "lr_transfer.parquet")
-ASKED = ("--at", "n_params=1e6", "--tokens", "153600")
+REQUESTED = ("--at", "n_params=1e6", "--tokens", "153600")
 
 
 @pytest.mark.slow
 def test_tune_of_a_table_answers_at_a_scale_and_emits_what_a_plan_takes(typed, tmp_path):
     file, own = tmp_path / "conf" / "optim" / "fitted.yaml", ("--config-dir", str(tmp_path / "conf"))
-    code, out, err = typed("tune", RATES, *ASKED, "--arm", "standard", "--emit", str(file), "--json")
-    told = json.loads(out)
+    code, out, err = typed("tune", RATES, *REQUESTED, "--arm", "standard", "--emit", str(file), "--json")
+    answer = json.loads(out)
     assert (code, err) == (0, "")
-    assert {"optimum", "intervals", "regret", "edges", "law", "findings", "conventions", "emitted"} <= set(told)
-    assert told["emitted"]["replaced"] is False
+    assert {"optimum", "intervals", "regret", "edges", "law", "findings", "conventions", "emitted"} <= set(answer)
+    assert answer["emitted"]["replaced"] is False
     code, out, _ = typed("plan", *own, "experiment=smoke", "optim=fitted", "--no-calibrate", "--json")
     assert code == 0
     rates = {cell["learning_rate"] for cell in json.loads(out)["studies"][0]["cells"]}
-    assert rates == {float(f"{told['optimum']['learning_rate']:.6g}")}
-    same = typed("tune", "--table", RATES, *ASKED, "--arm", "standard", "--emit", str(file))[1]
+    assert rates == {float(f"{answer['optimum']['learning_rate']:.6g}")}
+    same = typed("tune", "--table", RATES, *REQUESTED, "--arm", "standard", "--emit", str(file))[1]
     assert "over the file that was there" in same
-    assert f"{told['optimum']['learning_rate']:.4g}" in same
+    assert f"{answer['optimum']['learning_rate']:.4g}" in same
 
 
 @pytest.mark.parametrize(
@@ -267,22 +267,22 @@ def test_tune_of_a_table_answers_at_a_scale_and_emits_what_a_plan_takes(typed, t
             2,
             "without a TABLE of runs (isoflop tune TABLE",
         ),
-        ((RATES, "experiment=smoke", *ASKED), 2, "experiment=smoke: with a TABLE"),
-        ((RATES, "--nosuch", *ASKED), 2, "--nosuch: with a TABLE"),
+        ((RATES, "experiment=smoke", *REQUESTED), 2, "experiment=smoke: with a TABLE"),
+        ((RATES, "--nosuch", *REQUESTED), 2, "--nosuch: with a TABLE"),
         ((RATES, "--at", "n_params=x"), 2, "--at n_params= x: not a number"),
         ((RATES, "--at", "n_params=1", "--at", "n_params=2"), 2, "--at: n_params is given twice"),
-        ((RATES, *ASKED, "--setting", "rate=1"), 2, "--setting rate=1: not one of peak_learning_rate"),
-        ((RATES, *ASKED, "--emit", "fitted.yaml"), 1, "choose one with --arm"),
-        ((RATES, *ASKED, "--emit", "nosuch/\0.yaml"), 2, "--emit"),
-        ((RATES, *ASKED, "--loss", "nosuch"), 2, "--loss nosuch: no column 'nosuch'"),
+        ((RATES, *REQUESTED, "--setting", "rate=1"), 2, "--setting rate=1: not one of peak_learning_rate"),
+        ((RATES, *REQUESTED, "--emit", "fitted.yaml"), 1, "choose one with --arm"),
+        ((RATES, *REQUESTED, "--emit", "nosuch/\0.yaml"), 2, "--emit"),
+        ((RATES, *REQUESTED, "--loss", "nosuch"), 2, "--loss nosuch: no column 'nosuch'"),
         (
-            (RATES, *ASKED, "--axis", "batch"),
+            (RATES, *REQUESTED, "--axis", "batch"),
             2,
             "without --at and its like: leave out --axis",
         ),
         (("--table", RATES, "--level", "0.5"), 2, "bowls by width are made: leave out --level"),
         (("experiment=smoke", "--where", "seed == 0"), 2, "bowls by width are made: leave out --where"),
-        ((RATES, *ASKED, "--by", "nosuch"), 2, "--by nosuch: "),
+        ((RATES, *REQUESTED, "--by", "nosuch"), 2, "--by nosuch: "),
     ],
 )
 def test_tune_of_a_table_refuses_in_one_line(typed, tmp_path, words, code, says):

@@ -49,9 +49,9 @@ def test_every_block_of_a_page_runs(path: Path, tmp_path: Path, commands: Comman
     shown = [b for b in build.blocks(page) if b.language == "text" and not b.title]
     run = [b for b in build.blocks(path.read_text()) if b.language == "sh"]
     assert len(shown) >= len(run)
-    asked = {command_of(name): name for name in KEPT}
+    requested = {command_of(name): name for name in KEPT}
     for block, printed in pairwise(build.blocks(page)):
-        if name := asked.get(block.text.strip()):
+        if name := requested.get(block.text.strip()):
             now = kept(name, printed.text)
             assert not differ(answer_of(name), now), f"run make figures\n{answer_of(name)}\n{now}"
 

@@ -47,8 +47,8 @@ def test_a_block_without_its_command_or_answer_is_an_error(tmp_path: Path):
 
 
 def test_five_questions_each_with_its_command_and_page():
-    asked = re.findall(r"^\*\*(.*\?)\*\* .*\]\(docs/[\w-]+\.md", README, re.MULTILINE)
-    assert len(asked) == len(KEPT) == 5
+    requested = re.findall(r"^\*\*(.*\?)\*\* .*\]\(docs/[\w-]+\.md", README, re.MULTILINE)
+    assert len(requested) == len(KEPT) == 5
     for name in KEPT:
         assert block(README, name).startswith(f"```console\n$ isoflop {name} experiments/results/")
 

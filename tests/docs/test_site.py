@@ -150,8 +150,8 @@ def test_pages_are_readable_and_ask_nothing_of_the_network(site: str, browser: A
     from axe_playwright_python.sync_playwright import Axe
 
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    asked, errors, bad = [], [], []
-    page.on("request", lambda request: asked.append(request.url))
+    requested, errors, bad = [], [], []
+    page.on("request", lambda request: requested.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     for name in (
         "index",
@@ -168,5 +168,5 @@ def test_pages_are_readable_and_ask_nothing_of_the_network(site: str, browser: A
         bad += [(name, v["id"], [n["html"] for n in v["nodes"]][:3]) for v in found.response["violations"]]
     assert bad == []
     assert errors == []
-    assert [url for url in asked if not re.match(rf"{re.escape(site)}|data:|blob:", url)] == []
+    assert [url for url in requested if not re.match(rf"{re.escape(site)}|data:|blob:", url)] == []
     page.close()

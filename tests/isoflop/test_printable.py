@@ -47,10 +47,12 @@ def test_code_in_markdown_is_the_text_itself(text):
 
 
 def test_the_command_of_a_report_can_be_typed_again(typed, table, tmp_path, monkeypatch):
-    monkeypatch.setattr("isoflop.analysis.report._write_all", lambda e, folder, command: told.append(command) or done)
-    told, done = [], SimpleNamespace(to_dict=dict)
+    monkeypatch.setattr(
+        "isoflop.analysis.report._write_all", lambda e, folder, command: message.append(command) or done
+    )
+    message, done = [], SimpleNamespace(to_dict=dict)
     typed("report", table, "--where", "loss < 30 and arm == 'plain'", "--out", tmp_path / "r", "--json")
-    (command,) = told
+    (command,) = message
     assert shlex.split(command) == sys.argv
     assert provenance(Evidence(pd.read_csv(table)), command).splitlines()[-1] == f"- command: {code_span(command)}"
 

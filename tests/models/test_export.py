@@ -192,13 +192,13 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def spoil(folder, change):
+def damage(folder, change):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'; this decoder has 'llama'"),
         ({"num_key_value_heads": 1}, "num_key_value_heads is 1; this decoder has 2"),
@@ -208,10 +208,10 @@ def spoil(folder, change):
         ({"num_hidden_layers": 1}, "tensor model.layers.1.input_layernorm.weight has no place"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path, change, told):
+def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path, change, message):
     folder = write(random_model(), tmp_path / "out")
-    spoil(folder, change)
-    with pytest.raises(WeightsError, match=told):
+    damage(folder, change)
+    with pytest.raises(WeightsError, match=message):
         read_folder(folder)
 
 

@@ -96,11 +96,11 @@ def test_draws_follow_temperature_top_k_and_top_p():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "told"),
+    ("prompt", "message"),
     [([], "empty"), ([0] * (CONTEXT + 1), f"{CONTEXT + 1} tokens, more than the context of {CONTEXT}"), ([40], "40")],
 )
-def test_prompts_that_do_not_fit_are_refused(model, prompt, told):
-    with pytest.raises(ValueError, match=told):
+def test_prompts_that_do_not_fit_are_refused(model, prompt, message):
+    with pytest.raises(ValueError, match=message):
         next(generate(model, prompt, max_tokens=1, sampling=GREEDY))
 
 

@@ -187,14 +187,14 @@ def test_number_of_experts_is_heeded_by_the_run_id_and_the_idle_choice_is_not():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"experts": 2, "experts_per_token": 3}, r"model\.experts_per_token=3 is more than model\.experts=2"),
         ({"experts": -1}, r"model\.experts must be a whole number"),
         ({"experts_per_token": 0}, r"model\.experts_per_token must be a whole number of at least 1; not 0"),
     ],
 )
-def test_impossible_numbers_are_refused(change, told):
-    with pytest.raises(ValueError, match=told):
+def test_impossible_numbers_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         replace(CONFIG, **change)
     assert DENSE.plain

@@ -85,8 +85,8 @@ class Room:
             server.stdin.write(json.dumps([vars(m) for m in todo]))
             server.stdin.close()
             for line in server.stdout:
-                told = json.loads(line)
-                yield positions[told["start"], told["old"], told["new"]], told["verdict"]
+                answer = json.loads(line)
+                yield positions[answer["start"], answer["old"], answer["new"]], answer["verdict"]
         if server.returncode:
             raise SystemExit(f"{self.path}: the unchanged file fails its tests, {' '.join(self.tests)}")
 
@@ -213,22 +213,22 @@ def _hash(*texts: str) -> str:
 def run(paths: Sequence[str], raw: Path, workers: int) -> dict[str, dict[str, str]]:
     """The verdict of every mutant by file and mutant; those that the file `raw` lacks are tried."""
     known = [json.loads(line) for line in raw.read_text().splitlines()] if raw.exists() else []
-    verdicts = {told["key"]: told for told in known}
+    verdicts = {message["key"]: message for message in known}
 
     def one(path: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             room = Room(path, copied(Path(folder).resolve()))
             todo = []
             for mutant in mutants(path):
-                told = verdicts.get(room.key(mutant))
-                if told is None or (told["verdict"] == "survived" and told["tests"] != room.test_hash):
+                message = verdicts.get(room.key(mutant))
+                if message is None or (message["verdict"] == "survived" and message["tests"] != room.test_hash):
                     todo.append(mutant)
             print(f"{path}: {len(todo)} mutants to try", file=sys.stderr, flush=True)
             for mutant, verdict in room.serve(todo) if todo else ():
-                told = {"key": room.key(mutant), "verdict": verdict, "tests": room.test_hash}
-                verdicts[told["key"]] = told
+                message = {"key": room.key(mutant), "verdict": verdict, "tests": room.test_hash}
+                verdicts[message["key"]] = message
                 with raw.open("a") as out:
-                    print(json.dumps(told), file=out)
+                    print(json.dumps(message), file=out)
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, paths))

@@ -138,8 +138,8 @@ class Commands:
         door.connect(self.door)
         with open(os.devnull) as nothing:
             socket.send_fds(door, [b"-"], [nothing.fileno(), written.fileno(), written.fileno()])
-        asked = [[program, *map(str, words)], str(cwd), dict(os.environ) | environment]
-        door.sendall(json.dumps(asked).encode() + b"\n")
+        requested = [[program, *map(str, words)], str(cwd), dict(os.environ) | environment]
+        door.sendall(json.dumps(requested).encode() + b"\n")
         return Forked(door, output)
 
     def end(self) -> None:

@@ -263,8 +263,8 @@ class CurveModel:
         steps = np.asarray(steps, dtype=int)
         ends = np.zeros(len(steps), dtype=bool) if ends is None else np.asarray(ends, dtype=bool)
         rates = run.rates if rates is None else rates
-        asked = replace(run, steps=steps, loss=np.ones(len(steps)), rates=rates, ends=ends)
-        mean, design, places = self._at(asked)
+        requested = replace(run, steps=steps, loss=np.ones(len(steps)), rates=rates, ends=ends)
+        mean, design, places = self._at(requested)
         theta, covariance = self._solved
         variance = np.diag(self.deviation.cross(places, places))
         trunk = run.trunk_id or run.run_id

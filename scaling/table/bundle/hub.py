@@ -28,11 +28,11 @@ def fetch(path: str | Path, notes: list[str]) -> Path:
     """
     name, revision, file = _parts(path)
     if file:
-        here = Path(_asked(path, "hf_hub_download", repo_id=name, filename=file, revision=revision))
+        here = Path(_fetched(path, "hf_hub_download", repo_id=name, filename=file, revision=revision))
         commit = here.parents[file.count("/")].name
     else:
         patterns = [MANIFEST_FILE, *CONTENT]
-        here = Path(_asked(path, "snapshot_download", repo_id=name, revision=revision, allow_patterns=patterns))
+        here = Path(_fetched(path, "snapshot_download", repo_id=name, revision=revision, allow_patterns=patterns))
         commit = here.name
         if not is_bundle(here):
             raise TableError(
@@ -48,7 +48,7 @@ def fetch_all(path: str | Path, folder: Path) -> Path:
     name, revision, file = _parts(path)
     if file:
         raise TableError(f"{address(path)}: a bundle is a whole data set; leave out {file}")
-    _asked(path, "snapshot_download", repo_id=name, revision=revision, local_dir=folder)
+    _fetched(path, "snapshot_download", repo_id=name, revision=revision, local_dir=folder)
     return folder
 
 
@@ -62,7 +62,7 @@ def _parts(path: str | Path) -> tuple[str, str | None, str | None]:
     return found[1], found[2], found[3]
 
 
-def _asked(path: str | Path, function: str, **arguments: Any) -> str:
+def _fetched(path: str | Path, function: str, **arguments: Any) -> str:
     try:
         import huggingface_hub
         from huggingface_hub.utils import disable_progress_bars

@@ -118,7 +118,7 @@ def test_laws_are_followed_along_rising_budgets_far_beyond_those_of_the_page(dra
     """Also where a budget of the page is one of those around them."""
     fitted = draws.fit
     known = fitted.points.frame.assign(flops=np.geomspace(1.1e18, 10**20.09, len(fitted.points)))
-    asked = replace(fitted, points=replace(fitted.points, frame=known))
+    requested = replace(fitted, points=replace(fitted.points, frame=known))
     along = []
 
     def followed(law, fit, given, best):
@@ -126,7 +126,7 @@ def test_laws_are_followed_along_rising_budgets_far_beyond_those_of_the_page(dra
         return _inverse(law, fit, given, best)
 
     monkeypatch.setattr(calculator, "_inverse", followed)
-    frame = calculator_frame(asked, draws)
+    frame = calculator_frame(requested, draws)
     budgets = rows(frame, "flops")["flops"].to_numpy()
     assert np.isclose(np.log10(budgets[-1]) * 10, np.round(np.log10(budgets[-1]) * 10), atol=1e-9)
     for each in along:

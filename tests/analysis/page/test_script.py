@@ -83,9 +83,9 @@ def run(harness):
                  "dark": dark, "steps": steps}  # fmt: skip
         harness.stdin.write(json.dumps(given) + "\n")
         harness.stdin.flush()
-        told = json.loads(harness.stdout.readline())
-        assert "error" not in told, told["error"]
-        return told["values"]
+        answer = json.loads(harness.stdout.readline())
+        assert "error" not in answer, answer["error"]
+        return answer["values"]
 
     return evaluate
 
@@ -233,8 +233,8 @@ def test_what_is_typed_is_used_as_it_stands_or_refused_with_the_reason(run):
         ("x", "is no number like 1e12, 1.3T or 2,500,000"),
         ("1,234", "may have a comma of thousands or of decimals: write it without"),
     ):
-        told = f"Exactly: \u201c{text}\u201d {why}. Shown is 1.00e+12 FLOPs. {inside}"
-        assert typed[text] == [1e12, text, "true", told, "beyond"], text
+        message = f"Exactly: \u201c{text}\u201d {why}. Shown is 1.00e+12 FLOPs. {inside}"
+        assert typed[text] == [1e12, text, "true", message, "beyond"], text
 
 
 def test_a_refused_value_is_forgotten_when_another_is_chosen(run):
@@ -251,7 +251,7 @@ def test_a_refused_value_is_forgotten_when_another_is_chosen(run):
 
 
 @pytest.mark.parametrize(
-    ("field", "text", "told"),
+    ("field", "text", "message"),
     [
         ("price", "-3", "Price: \u201c-3\u201d is not 0 or more."),
         ("price", "-0.5", "Price: \u201c-0.5\u201d is not 0 or more."),
@@ -263,7 +263,7 @@ def test_a_refused_value_is_forgotten_when_another_is_chosen(run):
         ("speed", "1,234", "FLOP/s: \u201c1,234\u201d may have a comma of thousands or of decimals: write it without."),
     ],
 )
-def test_there_is_no_cost_of_a_price_or_speed_that_is_none(run, field, text, told):
+def test_there_is_no_cost_of_a_price_or_speed_that_is_none(run, field, text, message):
     shown = (
         f"[test.elements['#cost .value'].textContent, test.elements['#{field}'].attributes['aria-invalid'], "
         "test.elements['#warning'].textContent, test.elements['#warning'].className]"
@@ -272,7 +272,7 @@ def test_there_is_no_cost_of_a_price_or_speed_that_is_none(run, field, text, tol
         f"test.fire('#{field}', 'input', {{value: {json.dumps(text)}}}), {shown}",
         f"test.fire('#{field}', 'input', {{value: '1k'}}), {shown}",
     )
-    assert bad == ["give a price and a speed", "true", f"{told} Inside the range of the runs.", "beyond"]
+    assert bad == ["give a price and a speed", "true", f"{message} Inside the range of the runs.", "beyond"]
     assert good[1:] == ["false", "Inside the range of the runs.", ""]
     assert good[0] != bad[0]
 

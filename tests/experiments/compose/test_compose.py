@@ -125,7 +125,7 @@ def test_each_entry_of_a_list_is_quoted():
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({"a": OWN.removeprefix(HEAD)}, "experiment/a.yaml: its first line must be `# @package _global_`"),
         ({"a": HEAD + "defaults: [a]\n"}, "name the file itself: .*a.yaml -> .*a.yaml"),
@@ -147,8 +147,8 @@ def test_each_entry_of_a_list_is_quoted():
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:30],
 )  # fmt: skip
-def test_a_file_that_is_no_study_is_named(mine, files, told):
-    with pytest.raises(UsageError, match=told) as error:
+def test_a_file_that_is_no_study_is_named(mine, files, message):
+    with pytest.raises(UsageError, match=message) as error:
         mine(**files)
     assert "\n" not in str(error.value)
 
@@ -236,7 +236,7 @@ def test_a_key_of_names_can_be_emptied(mine, key, form):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("study.budgets=1e9", "study.budgets takes a list of numbers: study.budgets=[1000000000.0]"),
         ("study.sizes=d8", "study.sizes takes a list of texts: study.sizes=[d8]"),
@@ -257,17 +257,17 @@ def test_a_key_of_names_can_be_emptied(mine, key, form):
         ("~optim.learning_rate", "a key cannot be taken out; type its value, optim.learning_rate=..."),
     ],
 )
-def test_what_a_key_cannot_have_is_said_with_what_it_takes(override, told):
+def test_what_a_key_cannot_have_is_said_with_what_it_takes(override, message):
     with pytest.raises(UsageError) as error:
         compose_all([override])
-    assert told in str(error.value)
+    assert message in str(error.value)
     key = override.lstrip("~").partition("=")[0]
     assert str(error.value).lstrip("~").startswith(key)
     assert not any(raw in str(error.value) for raw in ("ListConfig", "merging", "Optional", "of type", "converted"))
 
 
 @pytest.mark.parametrize(
-    ("inside", "told"),
+    ("inside", "message"),
     [
         ("stop: null", r"experiment/a\.yaml: study\.stop takes a text, not null"),
         ("arms: {8: {}}", r"experiment/a\.yaml: study\.arms: 8 is no text, as names are; write it in quotes: '8'"),
@@ -275,8 +275,8 @@ def test_what_a_key_cannot_have_is_said_with_what_it_takes(override, told):
         ("seeds: [x]", r"experiment/a\.yaml: study\.seeds\[0\] takes a whole number, not x"),
     ],
 )
-def test_what_a_file_cannot_set_is_said_with_what_it_takes(mine, inside, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_a_file_cannot_set_is_said_with_what_it_takes(mine, inside, message):
+    with pytest.raises(UsageError, match=message):
         mine(a=HEAD + f"study: {{name: own, sizes: [d6], budgets: [2e8], {inside}}}\n")
 
 

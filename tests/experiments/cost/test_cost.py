@@ -231,18 +231,18 @@ def test_a_gpu_that_is_not_here_is_planned_by_rates_that_are_shipped():
 
 def test_how_much_trunks_gain_side_by_side_is_asked_of_the_middle_one_of_the_small(monkeypatch):
     small, large = make(1000), replace(make(100), optim=replace(make(100).optim, batch_size=100_000))
-    asked = []
-    monkeypatch.setattr(calibrate, "_ask", lambda timer, *given: asked.append(given))
+    requested = []
+    monkeypatch.setattr(calibrate, "_ask", lambda timer, *given: requested.append(given))
     monkeypatch.setattr(calibrate, "_read", lambda timer: b"5.5")
     assert calibrate._side_by_side(None, [small, small, small, large]) == 5.5
-    assert asked == [(calibrate.ALONE_SECONDS, 1, 1)]
+    assert requested == [(calibrate.ALONE_SECONDS, 1, 1)]
     assert calibrate._side_by_side(None, [large]) is None
 
 
 def test_what_large_shapes_do_not_tell_stays_as_it_was():
     shapes = {shape_key(make(100)): Measured(Rate(1.0, 1.0), work(make(100)))}
-    for told, known in ((None, 1.0), (6.0, 6.0), (None, 6.0), (4.0, 4.0)):
-        speed_file.keep(shapes, start=2.0, alone=1.0, device="cuda", threads=1, side_by_side=told)
+    for message, known in ((None, 1.0), (6.0, 6.0), (None, 6.0), (4.0, 4.0)):
+        speed_file.keep(shapes, start=2.0, alone=1.0, device="cuda", threads=1, side_by_side=message)
         assert known_speed("cuda").side_by_side == known
 
 

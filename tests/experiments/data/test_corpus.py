@@ -254,11 +254,11 @@ def test_a_link_to_nothing_is_named(tmp_path, texts, pattern):
         prepare(spec, tmp_path / "c")
 
 
-@pytest.mark.parametrize(("count", "told"), [(1, r"0\.txt holds none"), (3, r"0\.txt and 2 more hold none")])
-def test_empty_files_are_named(tmp_path, count, told):
+@pytest.mark.parametrize(("count", "reported"), [(1, r"0\.txt holds none"), (3, r"0\.txt and 2 more hold none")])
+def test_empty_files_are_named(tmp_path, count, reported):
     for number in range(count):
         (tmp_path / f"{number}.txt").write_bytes(b"")
-    with pytest.raises(CorpusError, match=rf"no document is left of 0 \(.*/{told}\)"):
+    with pytest.raises(CorpusError, match=rf"no document is left of 0 \(.*/{reported}\)"):
         prepare(DataSpec(name="t", source="files", files=[f"{tmp_path}/*.txt"]), tmp_path / "c")
 
 
@@ -363,6 +363,6 @@ def test_a_disk_that_refuses_names_the_folder_and_the_remedy(text, tmp_path, mon
     monkeypatch.setattr(corpus_module, "write_corpus", refuse)
     data = DataSpec(name="t", source="files", files=[f"{text}/*.txt"])
     reason = os.strerror(number).lower()
-    told = rf"where.corpora={tmp_path}/c: the corpus t cannot be written \({reason}: .*train.bin\); make room"
-    with pytest.raises(CorpusError, match=told):
+    reported = rf"where.corpora={tmp_path}/c: the corpus t cannot be written \({reason}: .*train.bin\); make room"
+    with pytest.raises(CorpusError, match=reported):
         prepare(data, tmp_path / "c")

@@ -107,7 +107,7 @@ def test_another_text_in_the_folder_is_another_corpus(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"name": ""}, r"data\.hub\.name is empty"),
         ({"name": "owner/no-such-set"}, r"cannot open 'owner/no-such-set', split 'train' \(.*a local folder"),
@@ -117,8 +117,8 @@ def test_another_text_in_the_folder_is_another_corpus(folder, tmp_path):
         ({"max_bytes": 0}, r"data\.hub\.max_bytes must be at least 1; not 0"),
     ],
 )
-def test_what_is_not_there_is_refused_and_leaves_nothing(folder, tmp_path, change, told):
-    with pytest.raises(CorpusError, match=told) as caught:
+def test_what_is_not_there_is_refused_and_leaves_nothing(folder, tmp_path, change, message):
+    with pytest.raises(CorpusError, match=message) as caught:
         prepare(spec(**({"folder": change.pop("name", folder)} | change)), tmp_path / "c")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "c").exists() or not list((tmp_path / "c").iterdir())

@@ -58,17 +58,17 @@ def test_a_row_of_parquet_is_a_document(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "told", "reason"),
+    ("line", "message", "reason"),
     [
         (b'{"text": "x"', "line 2 is not a JSON object", "broken JSON line"),
         (b'["text"]', "line 2 is not a JSON object", "broken JSON line"),
         (b'{"text": 3}', "line 2: 'text' is not text", "text that is none"),
     ],
 )
-def test_a_broken_line_is_named_or_counted(tmp_path, line, told, reason):
+def test_a_broken_line_is_named_or_counted(tmp_path, line, message, reason):
     first, rest = LINES.split(b"\n", 1)
     path = write(tmp_path / "a.jsonl", b"\n".join([first, line, rest]))
-    with pytest.raises(CorpusError, match=f"a.jsonl: {told}.*data.skip_bad=true"):
+    with pytest.raises(CorpusError, match=f"a.jsonl: {message}.*data.skip_bad=true"):
         read(path)
     found, bad = read(path, skip_bad=True)
     assert [text for _, text in found] == TEXTS

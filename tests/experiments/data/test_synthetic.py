@@ -116,7 +116,7 @@ def test_twins_are_the_language_with_other_names_and_as_hard(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"vocab_size": 1}, "data.synthetic.vocab_size must be at least 2; not 1"),
         ({"order": 0}, "data.synthetic.order must be at least 1; not 0"),
@@ -126,8 +126,8 @@ def test_twins_are_the_language_with_other_names_and_as_hard(tmp_path):
         ({"tokens": 100}, "tokens=100 in chains=100 are 1 each, no more than order=2"),
     ],
 )
-def test_what_is_no_language_is_refused(tmp_path, changes, told):
-    with pytest.raises(CorpusError, match=told):
+def test_what_is_no_language_is_refused(tmp_path, changes, message):
+    with pytest.raises(CorpusError, match=message):
         prepare(data(replace(SMALL, **changes)), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -151,7 +151,7 @@ def test_a_corpus_that_was_read_as_too_few_bits_is_to_be_made_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "message"),
     [
         (np.ones(9), r"an array of float64, shape \(9,\)"),
         (np.ones((3, 3), int), r"shape \(3, 3\); tokens are whole numbers in one dimension"),
@@ -161,9 +161,9 @@ def test_a_corpus_that_was_read_as_too_few_bits_is_to_be_made_again(tmp_path):
         (np.array([True]), "an array of bool"),
     ],
 )
-def test_an_array_of_no_tokens_is_refused(tmp_path, array, told):
+def test_an_array_of_no_tokens_is_refused(tmp_path, array, message):
     save_npy(tmp_path / "x.npy", array)
-    with pytest.raises(CorpusError, match=f"x.npy: .*{told}"):
+    with pytest.raises(CorpusError, match=f"x.npy: .*{message}"):
         open_tokens(tmp_path / "x.npy", 2**16)
 
 
@@ -173,7 +173,7 @@ def absurd(*, magic=MEGATRON_MAGIC, version=1, code=8, sequences=2, documents=1,
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "not a Megatron index"),
         (b"MMIDIDX", "not a Megatron index"),
@@ -188,10 +188,10 @@ def absurd(*, magic=MEGATRON_MAGIC, version=1, code=8, sequences=2, documents=1,
         (absurd(sequences=0, lengths=()), "its index names 0 tokens"),
     ],
 )
-def test_an_absurd_index_is_refused_by_name(tmp_path, content, told):
+def test_an_absurd_index_is_refused_by_name(tmp_path, content, message):
     megatron(tmp_path / "m.bin", TOKENS)
     (tmp_path / "m.idx").write_bytes(content)
-    with pytest.raises(CorpusError, match=told) as error:
+    with pytest.raises(CorpusError, match=message) as error:
         open_tokens(tmp_path / "m.bin", 2**16)
     assert "m." in str(error.value)
 

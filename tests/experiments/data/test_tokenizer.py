@@ -138,9 +138,9 @@ def test_a_tokenizer_that_loses_text_is_said_to(folder, bpe):
              "post_processor": None, "decoder": None, "pre_tokenizer": {"type": "WhitespaceSplit"}}  # fmt: skip
     file.write_text(json.dumps(known | {"model": model}))
     corpus = prepare(spec(folder, tokenizer=str(file), eval_tokens=8), folder / "c")
-    (told,) = corpus.warnings
-    assert re.search(r"loses text: 60 of 60 documents compared .* with '\[UNK\] \[UNK.*' for '\w+", told)
-    assert told in manifest_text(corpus)
+    (message,) = corpus.warnings
+    assert re.search(r"loses text: 60 of 60 documents compared .* with '\[UNK\] \[UNK.*' for '\w+", message)
+    assert message in manifest_text(corpus)
     lower = json.loads(bpe.text) | {"normalizer": {"type": "Lowercase"}}
     file.write_text(json.dumps(lower))
     (folder / "0.txt").write_text("DER " + texts(1)[0])

@@ -22,12 +22,12 @@ def run(monkeypatch, tmp_path):
     def make(run_id, eval_id="e", items_id="q"):
         final = dict.fromkeys(("n_params_total", "tokens", "loss", "loss_se", "bits_per_byte", "accuracy"), 1.0)
         store = SimpleNamespace(run_file=lambda name: tmp_path / name / "run.parquet")
-        asked = pd.DataFrame([{
+        requested = pd.DataFrame([{
             "task": "t", "metric": "acc", "value": 0.5, "stderr": 0.2, "items": 4, "chance": np.nan,
             "items_id": items_id, "higher_is_better": True,
         }])  # fmt: skip
         known = {"run_id": run_id, "arm": "", "eval_id": eval_id}
-        return SimpleNamespace(run_id=run_id, final=final | known, store=store, asked=asked)
+        return SimpleNamespace(run_id=run_id, final=final | known, store=store, requested=requested)
 
     def evaluation(one, _corpora):
         losses = np.arange(8) / 10 + (one.run_id == "b")
@@ -37,7 +37,7 @@ def run(monkeypatch, tmp_path):
 
     monkeypatch.setattr(module, "evaluation_of", evaluation)
     monkeypatch.setattr(module, "check", lambda request: None)
-    monkeypatch.setattr(module, "score", lambda one, request, **_: one.asked)
+    monkeypatch.setattr(module, "score", lambda one, request, **_: one.requested)
     monkeypatch.setattr(module, "read_items", items)
     return make
 

@@ -145,7 +145,7 @@ def test_an_open_ended_answer_ends_with_the_context(server):
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("fields", "status", "told"),
+    ("fields", "status", "message"),
     [
         ({"max_tokens": 10**6}, 400, "at most 51 fit"),
         ({"max_tokens": -1}, 400, "at least 1"),
@@ -161,10 +161,10 @@ def test_an_open_ended_answer_ends_with_the_context(server):
         ({"stop": 5}, 400, "stop must be"),
     ],
 )
-def test_bad_requests_get_a_status_and_a_reason(server, fields, status, told):
+def test_bad_requests_get_a_status_and_a_reason(server, fields, status, message):
     answered, text = complete(server, **fields)
     assert answered == status
-    assert told in text
+    assert message in text
 
 
 @pytest.mark.process

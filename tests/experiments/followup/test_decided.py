@@ -131,10 +131,10 @@ def test_a_launch_that_was_killed_goes_on_to_the_same_decisions_and_bits(study, 
     assert code == 0
     assert jobs
     assert same_runs(read_runs(tmp_path / "runs"), read_runs(study[1]))
-    told = [
+    message = [
         open_store(folder).states().set_index("run_id")[["state", "step"]] for folder in (tmp_path / "runs", study[1])
     ]
-    assert told[0].equals(told[1].loc[told[0].index])
+    assert message[0].equals(message[1].loc[message[0].index])
 
 
 @pytest.mark.slow

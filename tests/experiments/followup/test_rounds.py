@@ -58,7 +58,7 @@ def run(overrides, *, dies_at=None):
     return run_rounds([(list(overrides), spec)], compose, launch), trained
 
 
-def asked(folder, k):
+def requested(folder, k):
     return json.loads((folder / "rounds" / f"tiny-round{k}.json").read_text())
 
 
@@ -71,7 +71,7 @@ def launched(typed, tmp_path_factory):
         patched.setattr(next_study, "MIN_STEPS", 10)
         with pytest.raises(KeyboardInterrupt):
             run(overrides, dies_at=3)  # after the study, before the first round has trained a cell
-        first = asked(folder, 1)
+        first = requested(folder, 1)
         assert not (folder / "rounds" / "tiny-round2.json").exists()
         return overrides, folder, first, run(overrides)
 
@@ -81,8 +81,8 @@ def test_a_study_is_followed_by_its_rounds(launched):
     _, folder, first, (code, trained) = launched
     assert code == 0
     assert trained
-    assert asked(folder, 1) == first  # not asked again after the kill
-    second = asked(folder, 2)
+    assert requested(folder, 1) == first  # not asked again after the kill
+    second = requested(folder, 2)
     cells = [(c["size"], c["flops"]) for answer in (first, second) for c in answer["cells"]]
     assert len(set(cells)) == len(cells)
     runs = 9 + sum(len(c["seeds"]) for answer in (first, second) for c in answer["cells"])
@@ -152,7 +152,7 @@ def test_another_wish_is_asked_anew_and_what_was_trained_stays(launched, tmp_pat
     copy = shutil.copytree(launched[1], tmp_path / "runs")
     overrides = [*launched[0], f"runs={copy}", "study.rounds.count=1"]
     assert run([*overrides, "study.rounds.target=2e11"])[0] == 0
-    assert asked(copy, 1)["requested"]["target"] == 2e11
+    assert requested(copy, 1)["requested"]["target"] == 2e11
     before = read_runs(copy)["run_id"].nunique()
     with pytest.raises(DesignError, match="not above the largest run"):
         run([*overrides, "study.rounds.target=1e9"])

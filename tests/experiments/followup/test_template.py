@@ -16,8 +16,8 @@ def settings(rule: str, batches: tuple[int, ...] = (4, 16), half_life: float = 3
     found = []
     for batch in batches:
         for tokens in TOKENS:
-            asked = OptimSpec(rule=rule, beta2_half_life=half_life, batch_size=batch)
-            optim, schedule = resolve(asked, ScheduleSpec(), model_of(ModelSpec(), 256, 64), tokens)
+            requested = OptimSpec(rule=rule, beta2_half_life=half_life, batch_size=batch)
+            optim, schedule = resolve(requested, ScheduleSpec(), model_of(ModelSpec(), 256, 64), tokens)
             found.append({"optim": asdict(optim), "schedule": asdict(schedule), "data": asdict(DataSpec())})
     return found
 

@@ -172,12 +172,12 @@ def test_noise_too_large_for_the_limit_is_undecided():
 
 
 @pytest.mark.parametrize(
-    ("optimum", "told"),
+    ("optimum", "message"),
     [(1e-4, "the lowest value tried, 0.005; try lower ones"), (1.0, "the highest value tried, 0.08; try higher ones")],
 )
-def test_an_optimum_at_the_edge_is_refused(optimum, told):
+def test_an_optimum_at_the_edge_is_refused(optimum, message):
     for bowl in bowls(table(lambda width: optimum)):
-        assert told in bowl.refused
+        assert message in bowl.refused
         assert math.isnan(bowl.optimum)
     assert transfers(bowls(table(lambda width: optimum)), limit=0.15) == []
 

@@ -172,53 +172,53 @@ def test_what_the_disk_refuses_is_raised_by_the_job():
 class Taking:
     """A learner that notes its steps."""
 
-    def __init__(self, name, told):
-        self.name, self.told, self.seconds, self.stream = name, told, 0.0, None
+    def __init__(self, name, message):
+        self.name, self.message, self.seconds, self.stream = name, message, 0.0, None
 
     def grains(self, until, steps):
         for step in range(until):
-            self.told.append((self.name, step))
+            self.message.append((self.name, step))
             yield
 
 
 def test_steps_are_taken_in_turn_by_as_many_as_share_the_device():
-    told, pack = [], Pack("cpu")
+    message, pack = [], Pack("cpu")
     both_wait = threading.Barrier(2)
 
     def train(name, wait=False):
         def of_pack(make, aside):
-            learner = Taking(name, told)
+            learner = Taking(name, message)
             if wait:
                 with aside():
                     both_wait.wait(10)
             pack.advance(learner, 3, 3)
             assert learner.seconds > 0
-            told.append((name, "end"))
+            message.append((name, "end"))
 
         return of_pack
 
     pack.conduct([(0.5, train("a", True)), (0.5, train("b", True)), (0.6, train("c"))])
-    assert {name for name, _ in told[: told.index(("c", 0))]} == {"a", "b"}  # no room for the third beside two
-    steps = [one for one in told if one[1] != "end"]
+    assert {name for name, _ in message[: message.index(("c", 0))]} == {"a", "b"}  # no room for the third beside two
+    steps = [one for one in message if one[1] != "end"]
     assert sorted(steps) == [(name, step) for name in "abc" for step in range(3)]
     between = [name for name, step in steps if name != "c"]
     assert between not in (["a"] * 3 + ["b"] * 3, ["b"] * 3 + ["a"] * 3)
 
 
 def test_one_that_takes_more_than_the_device_is_trained_alone():
-    told = []
+    message = []
 
     def train(name):
         def of_pack(make, aside):
-            told.append(name)
+            message.append(name)
             with aside():
                 pass
-            told.append(name)
+            message.append(name)
 
         return of_pack
 
     train_pack([(5.0, train("a")), (1.0, train("b"))], "cpu")
-    assert told == ["a", "a", "b", "b"]
+    assert message == ["a", "a", "b", "b"]
 
 
 class Event:
@@ -268,9 +268,9 @@ def test_a_killed_pack_goes_on_through_the_real_command(tmp_path, commands):
     trunks = open_store(tmp_path / "packed").states()
     assert set(trunks["pid"]) == {victim}
     os.kill(victim, signal.SIGKILL)
-    told = finish(process)
-    assert "3 trunks (3 of them side by side in 1 processes)" in told
-    assert "6 cells: 6 done" in told
+    message = finish(process)
+    assert "3 trunks (3 of them side by side in 1 processes)" in message
+    assert "6 cells: 6 done" in message
     assert open_store(tmp_path / "packed").states()["attempts"].max() == 2
     check_equal(read_runs(tmp_path / "packed"), read_runs(tmp_path / "lone"))
 

@@ -46,8 +46,8 @@ def corpus(folder):
 @pytest.fixture(scope="module")
 def two(folder, corpus, together):
     """What two processes told of 25 steps in every mode."""
-    codes, told = together(2, folder, "losses")
-    assert codes == [0, 0], told
+    codes, message = together(2, folder, "losses")
+    assert codes == [0, 0], message
     return json.loads((folder / "losses.json").read_text())
 
 
@@ -78,17 +78,17 @@ def test_two_processes_have_the_losses_of_one(two, alone, mode):
 @pytest.mark.process
 @pytest.mark.parametrize("mode", ["ddp in bfloat16", "fsdp2 in bfloat16"])
 def test_two_processes_lower_their_products_alike(corpus, two, alone, mode):
-    told = losses(replace(cell_of(corpus), precision="bfloat16"), corpus, WhereSpec())
-    assert furthest(two[mode], told) < 1e-3
+    message = losses(replace(cell_of(corpus), precision="bfloat16"), corpus, WhereSpec())
+    assert furthest(two[mode], message) < 1e-3
     assert furthest(two[mode], alone["adamw"]) > TOLERANCE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", [{"micro_batch": 3}, {"micro_batch": 1}, {"activation_checkpointing": True}], ids=str)
 def test_pieces_and_recomputation_change_a_loss_by_rounding_alone(corpus, alone, where):
-    told = losses(cell_of(corpus), corpus, WhereSpec(**where))
-    assert furthest(told, alone["adamw"]) < TOLERANCE
-    assert told != alone["adamw"]  # another way was taken
+    message = losses(cell_of(corpus), corpus, WhereSpec(**where))
+    assert furthest(message, alone["adamw"]) < TOLERANCE
+    assert message != alone["adamw"]  # another way was taken
 
 
 @pytest.mark.process
@@ -105,13 +105,13 @@ def test_what_cannot_be_shared_is_refused_with_a_remedy(two, corpus):
 @pytest.mark.process
 @pytest.mark.parametrize(("mode", "newest"), [("ddp", "cooldown-*"), ("fsdp2", "sharded/cooldown-*/*.safetensors")])
 def test_one_process_goes_on_from_what_two_that_were_killed_had_saved(folder, corpus, whole, together, mode, newest):
-    codes, told = together(2, folder, "killed", mode)
-    assert KILLED in codes, told
+    codes, message = together(2, folder, "killed", mode)
+    assert KILLED in codes, message
     saved = max((folder / mode).glob(newest), key=lambda path: path.stat().st_mtime_ns)
     saved.write_bytes(saved.read_bytes()[:-8])  # and the last of it is damaged: the one before must do
-    codes, told = together(1, folder, "resumed", mode)
-    assert codes == [0], told
-    assert "is damaged" in told
+    codes, message = together(1, folder, "resumed", mode)
+    assert codes == [0], message
+    assert "is damaged" in message
     resumed = json.loads((folder / "resumed.json").read_text())
     assert 64 < resumed["steps"][0] <= KILL_AT + 64
     assert len(resumed["steps"]) < len(whole["steps"])

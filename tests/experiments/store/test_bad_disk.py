@@ -56,9 +56,9 @@ def small_disk(shared):
     subprocess.run(["umount", folder], check=True)
 
 
-def refused(told, reason):
+def refused(message, reason):
     """The command ended with one line of error that says what to do."""
-    code, out, err = told
+    code, out, err = message
     (line,) = [line for line in err.splitlines() if line.startswith("isoflop: ")]
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == line
@@ -83,10 +83,10 @@ def test_a_file_that_may_not_grow_is_named_and_the_sweep_resumes(typed, shared, 
     for limit in (3_000, 20_000, 60_000):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # the kernel then says "file too large"
         try:
-            told = typed("run", *STUDY, f"runs={runs}")
+            message = typed("run", *STUDY, f"runs={runs}")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        refused(told, "file too large")
+        refused(message, "file too large")
         nothing_is_corrupt(runs)
     assert typed("run", *STUDY, f"runs={runs}")[0] == 0
     assert same_runs(read_runs(runs), whole)

@@ -18,7 +18,7 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "arms", "told"),
+    ("name", "arms", "message"),
     [
         ("first", {"r1": "low", "r2": "high", "r3": "low"}, []),
         ("other", {"r9": "x", "r1": "low"}, []),
@@ -28,10 +28,10 @@ def store(tmp_path):
         ("", {"r5": ""}, []),
     ],
 )
-def test_finished_runs_of_another_arm_are_counted(store, name, arms, told):
+def test_finished_runs_of_another_arm_are_counted(store, name, arms, message):
     assert changes(store, name, arms) == [
         f"1 finished runs, arm {before!r} {where}, are arm {now!r} in study {name} and tables of --study {name}"
-        for before, where, now in told
+        for before, where, now in message
     ]
 
 

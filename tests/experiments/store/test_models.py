@@ -87,10 +87,10 @@ def test_the_export_is_the_model_and_says_where_it_comes_from(trained, tmp_path)
     reported = json.loads((folder / "isoflop.json").read_text())
     assert reported["run"]["run_id"] == trained.run_id
     assert reported["config"]["what"]["steps"] == reported["run"]["step"]
-    told = (folder / "README.md").read_text()
-    assert f"{trained.final['loss']:.4f} +- " in told
-    assert trained.final["corpus_id"] in told
-    assert "2 runs like this one, 12 are needed" in told
+    message = (folder / "README.md").read_text()
+    assert f"{trained.final['loss']:.4f} +- " in message
+    assert trained.final["corpus_id"] in message
+    assert "2 runs like this one, 12 are needed" in message
 
 
 def test_the_card_quotes_the_law_of_enough_runs(trained, study_table, monkeypatch):
@@ -172,18 +172,18 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path):
 @pytest.mark.slow
 def test_serve_listens_on_this_machine_alone_and_prints_the_gpu_command(runs, monkeypatch):
     store, _, cells = runs
-    run_id, asked = cells["d6"].run_id, {}
+    run_id, requested = cells["d6"].run_id, {}
     monkeypatch.setattr(
-        "isoflop.experiments.finished.serve.check", lambda host, port: asked.update(host=host, port=port)
+        "isoflop.experiments.finished.serve.check", lambda host, port: requested.update(host=host, port=port)
     )
     monkeypatch.setattr(
-        "isoflop.experiments.finished.serve.serve", lambda folder, **options: asked.update(folder=folder, **options)
+        "isoflop.experiments.finished.serve.serve", lambda folder, **options: requested.update(folder=folder, **options)
     )
-    told = cli("serve", run_id, "--runs", store.root)
+    message = cli("serve", run_id, "--runs", store.root)
     folder = store.root / "exports" / run_id
-    assert asked == {"host": "127.0.0.1", "port": 8000, "folder": folder, "device": "cpu"}
-    assert f"vllm serve {folder} --served-model-name {run_id} --dtype float32 --host 127.0.0.1 --port 8000" in told
-    assert f"http://127.0.0.1:8000/v1/completions  model: {run_id}" in told
+    assert requested == {"host": "127.0.0.1", "port": 8000, "folder": folder, "device": "cpu"}
+    assert f"vllm serve {folder} --served-model-name {run_id} --dtype float32 --host 127.0.0.1 --port 8000" in message
+    assert f"http://127.0.0.1:8000/v1/completions  model: {run_id}" in message
     assert (folder / "config.json").exists()
     assert "isoflop generate" in str(cli("serve", cells["lstm-d20"].run_id, "--runs", store.root))
 
@@ -194,8 +194,8 @@ def test_a_port_in_use_is_told_before_anything_is_exported(runs):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        told = cli("serve", cells["d6"].run_id, "--runs", store.root, "--port", taken.getsockname()[1])
-    assert "choose another --port" in str(told)
+        message = cli("serve", cells["d6"].run_id, "--runs", store.root, "--port", taken.getsockname()[1])
+    assert "choose another --port" in str(message)
     assert not (store.root / "exports").exists()
 
 
@@ -204,14 +204,14 @@ def test_an_unfinished_run_is_neither_exported_nor_sampled_nor_served(tmp_path, 
     monkeypatch.setattr("isoflop.experiments.finished.serve.check", lambda host, port: None)
     store = create_store(tmp_path / "runs")
     store.record("abc", state, trunk_id="t")
-    told = "lost" if state == "running" else state  # nobody is at work on it
+    message = "lost" if state == "running" else state  # nobody is at work on it
     for command in (
         ["export", "abc", "--out", tmp_path / "out"],
         ["generate", "abc"],
         ["serve", "abc"],
         ["evaluate", "abc"],
     ):
-        assert f"abc is {told}, not done" in str(cli(*command, "--runs", store.root))
+        assert f"abc is {message}, not done" in str(cli(*command, "--runs", store.root))
     assert not (tmp_path / "out").exists()
     assert not (store.root / "exports").exists()
 

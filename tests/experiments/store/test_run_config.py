@@ -36,7 +36,7 @@ def test_what_training_writes_comes_back(store):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"what": None}, "what must be an object"),
         ({"what": {"optim": {}}}, "no key 'what.schedule'"),
@@ -50,12 +50,12 @@ def test_what_training_writes_comes_back(store):
         ({"parent": {"run_id": "a"}}, "no key 'parent.folder'"),
     ],
 )
-def test_another_shape_is_named_with_its_file(store, change, told):
+def test_another_shape_is_named_with_its_file(store, change, message):
     write(store, GOOD | change)
     with pytest.raises(StoreError) as error:
         run_config(store, "a")
     assert str(store.run_file("a")) in str(error.value)
-    assert told.replace("'", "") in str(error.value).replace("'", "")
+    assert message.replace("'", "") in str(error.value).replace("'", "")
     assert "train it anew" in str(error.value)
 
 

@@ -80,11 +80,11 @@ def test_an_arm_may_vary_values_of_its_own():
 
 
 def test_arms_and_varied_values_may_each_read_another_corpus():
-    asked = []
+    requested = []
 
     def corpora(data):
-        asked.append((data.tokenizer, data.unique_tokens))
-        return FakeCorpus("-".join(map(str, asked[-1])), train_tokens=data.unique_tokens or 10_000_000)
+        requested.append((data.tokenizer, data.unique_tokens))
+        return FakeCorpus("-".join(map(str, requested[-1])), train_tokens=data.unique_tokens or 10_000_000)
 
     arms = {
         "bytes": {"study": {"vary": {"data.unique_tokens": [900_000, 400_000]}}},
@@ -107,7 +107,7 @@ def test_without_arms_the_configuration_is_its_own_variant():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         (
             {"arms": {"a": {"where": {"device": "cpu"}}}},
@@ -132,10 +132,10 @@ def test_without_arms_the_configuration_is_its_own_variant():
         ),
     ],
 )
-def test_bad_arms_are_refused_with_the_arm_and_the_key(fields, told):
+def test_bad_arms_are_refused_with_the_arm_and_the_key(fields, message):
     with pytest.raises(ArmError) as caught:
         list(variants(compared(**fields)))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -104,11 +104,11 @@ def test_what_cannot_be_is_left_and_told_when_nobody_asked_for_it(cell, where, r
     assert engine.note.startswith(reason)
     assert not engine.graph
     assert not engine.compiled
-    asked = reason.split(".")[1].split(":")[0]
-    told = rf"{re.escape(cell.label)}: where\.{asked}=true is not possible: .*use where\.{asked}=null"
-    with pytest.raises(EngineError, match=told):
-        decide(cell, replace(where, **{asked: True}))
-    assert decide(cell, replace(where, **{asked: False})).note == ""
+    requested = reason.split(".")[1].split(":")[0]
+    message = rf"{re.escape(cell.label)}: where\.{requested}=true is not possible: .*use where\.{requested}=null"
+    with pytest.raises(EngineError, match=message):
+        decide(cell, replace(where, **{requested: True}))
+    assert decide(cell, replace(where, **{requested: False})).note == ""
 
 
 def test_the_noise_scale_needs_a_batch_that_one_process_holds_and_two_halves():

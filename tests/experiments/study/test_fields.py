@@ -94,7 +94,7 @@ def tree_of(config, group):
     return part, pickle.loads(TREES[id(config), group])
 
 
-def told(config, at, value):
+def printed(config, at, value):
     """What is said of a configuration with this value at this place; "" if it can be run."""
     group = at.partition(".")[0]
     part, tree = tree_of(config, group)
@@ -123,7 +123,7 @@ def same(a, b):
 def test_every_key_refuses_by_name_what_it_cannot_be(key, config, at):
     allowed = SENSIBLE.get(key, [])
     for value in WRONG:
-        line = told(config, at, value)
+        line = printed(config, at, value)
         assert (line == "") == any(same(value, one) for one in allowed), (value, line)
         assert "\n" not in line
         named = key.rpartition(".")[2] in line.lower() or ("budget" in key and "budget" in line)

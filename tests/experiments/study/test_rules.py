@@ -81,7 +81,7 @@ def test_no_rule_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("optim", "told"),
+    ("optim", "message"),
     [
         (
             OptimSpec(rule="kaplan"),
@@ -90,8 +90,8 @@ def test_no_rule_changes_nothing():
         (OptimSpec(beta2_half_life=0.0), "optim.beta2_half_life must be a positive number of tokens; not 0.0"),
     ],
 )
-def test_bad_rules_are_refused(optim, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_rules_are_refused(optim, message):
+    with pytest.raises(ValueError, match=message):
         only(ExperimentConfig(optim=optim, budget=BudgetSpec(tokens=1e6)))
 
 

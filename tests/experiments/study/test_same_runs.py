@@ -17,7 +17,7 @@ def same(*overrides):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["study.vary={optim.momentum:[0.9,0.95]}"], "optim.momentum (0.9, 0.95) makes no difference"),
         (
@@ -32,9 +32,9 @@ def same(*overrides):
         (["study.arms={a:{study:{seeds:[0,1]}},b:{}}"], "of arms a, b, each under the last that has it"),
     ],
 )
-def test_settings_that_do_nothing_are_named(overrides, told):
+def test_settings_that_do_nothing_are_named(overrides, message):
     (line,) = same(*overrides)
-    assert told in line
+    assert message in line
 
 
 @pytest.mark.parametrize(

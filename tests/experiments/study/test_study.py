@@ -78,8 +78,8 @@ def test_run_id_ignores_where_and_labels_and_heeds_every_what():
 @pytest.mark.process
 def test_run_id_is_the_same_in_another_process():
     code = "from tests.support.sweep.studies import only, single; print(only(single(flops=3e9)).run_id)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == only(single(flops=3e9)).run_id
+    message = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert message.stdout.strip() == only(single(flops=3e9)).run_id
 
 
 def test_cells_of_one_size_and_seed_share_a_trunk_under_wsd_only():
@@ -136,7 +136,7 @@ def test_repeats_are_one_cell():
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (single(), "exactly one of budget.flops, budget.tokens, budget.tokens_per_param; none is given"),
         (single(flops=1e9, tokens=1e5), "2 are given: flops, tokens"),
@@ -162,10 +162,10 @@ def test_repeats_are_one_cell():
         (replace(single(flops=1e9), model=ModelSpec(d_model=18, n_head=4)), "d_model=18 is not divisible by"),
     ],
 )
-def test_bad_studies_are_refused_with_the_key_and_the_value(config, told):
+def test_bad_studies_are_refused_with_the_key_and_the_value(config, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         checked_study(config, CORPUS)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

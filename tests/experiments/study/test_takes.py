@@ -19,10 +19,10 @@ def keys(kind=ExperimentConfig, above=""):
 
 @pytest.mark.parametrize("key", list(keys()))
 def test_every_key_says_what_it_takes(key):
-    told = refused(key, "?")
-    assert told.startswith(f"{key} takes ")
-    assert "?" in told
-    assert not any(raw in told for raw in ("a value", "class", "None", "Any", "|"))
+    message = refused(key, "?")
+    assert message.startswith(f"{key} takes ")
+    assert "?" in message
+    assert not any(raw in message for raw in ("a value", "class", "None", "Any", "|"))
 
 
 @pytest.mark.parametrize(

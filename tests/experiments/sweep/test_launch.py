@@ -236,9 +236,9 @@ def test_nothing_is_written_for_a_study_that_is_refused(spec, tmp_path):
 
 
 def completed() -> JobReturn:
-    told = JobReturn()
-    told.status, told.return_value = JobStatus.COMPLETED, None
-    return told
+    message = JobReturn()
+    message.status, message.return_value = JobStatus.COMPLETED, None
+    return message
 
 
 def test_workers_that_see_another_folder_are_noticed(spec):

@@ -99,10 +99,10 @@ def test_mps_is_found_by_its_process(tmp_path):
 
 def test_workers_that_share_a_gpu_are_told_of_mps_once_and_not_held_up(tmp_path):
     assert time_slices(WhereSpec(), 8) == time_slices(CUDA, 4) == ""
-    told = time_slices(CUDA, 8)
-    assert told.startswith("2 workers share a GPU by time slices")
-    assert "nvidia-cuda-mps-control -d" in told
-    assert "\n" not in told
+    message = time_slices(CUDA, 8)
+    assert message.startswith("2 workers share a GPU by time slices")
+    assert "nvidia-cuda-mps-control -d" in message
+    assert "\n" not in message
     assert (at_once(CUDA, 8), at_once(CUDA, 2), at_once(WhereSpec(), 99)) == (4, 2, cores())
     (tmp_path / "mps").mkdir()
     (tmp_path / "mps" / "control").touch()
@@ -174,9 +174,9 @@ def test_the_launch_says_its_workers_and_gpus(text, tmp_path, monkeypatch, capsy
         return in_process(replace(spec, where=replace(where, device="cpu")))(job_overrides, first)
 
     assert sweep_with(replace(spec, where=where), launch, workers=8) == 0
-    told = capsys.readouterr().err
-    assert "4 cells, 4 to train in 2 trunks, 8 workers x 1 threads on 4 GPUs, about " in told
-    assert told.count("by time slices") == 1
+    message = capsys.readouterr().err
+    assert "4 cells, 4 to train in 2 trunks, 8 workers x 1 threads on 4 GPUs, about " in message
+    assert message.count("by time slices") == 1
     assert (open_store(spec.runs).states()["state"] == "done").all()
 
 

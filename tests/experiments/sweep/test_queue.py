@@ -326,8 +326,8 @@ def test_a_launch_waits_for_trunks_that_are_held_and_says_for_whom_once(tmp_path
 
 
 def test_who_let_go_meanwhile_is_not_named(tmp_path, capsys):
-    queue._say_who_holds([job("a")], create_store(tmp_path), told := set())
-    assert (capsys.readouterr().err, told) == ("", set())
+    queue._say_who_holds([job("a")], create_store(tmp_path), message := set())
+    assert (capsys.readouterr().err, message) == ("", set())
 
 
 def test_a_pack_is_one_job_until_its_last_try_and_then_its_trunks(tmp_path):

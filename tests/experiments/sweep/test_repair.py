@@ -111,7 +111,7 @@ def test_mark_starts_nothing(typed, here, monkeypatch):
 
 @pytest.mark.slow
 def test_a_retry_of_what_is_not_there_is_one_line(typed, here, trained):
-    for arguments, told in (
+    for arguments, message in (
         (["--state", "done"], "--state done: what can be retried is failed, lost, diverged"),
         (["--run", "zzz"], "--run zzz: it must begin exactly one run"),
         (["nowhere"], "no such folder"),
@@ -119,7 +119,7 @@ def test_a_retry_of_what_is_not_there_is_one_line(typed, here, trained):
         code, _, err = typed("retry", *arguments)
         assert code == 2
         assert len(err.strip().splitlines()) == 1
-        assert told in err
+        assert message in err
     run_id = states(here).index[0]
     code, _, err = typed("retry", "--run", run_id)
     assert (code, f"run {run_id} is done, not failed or lost" in err) == (2, True)
@@ -269,9 +269,9 @@ def test_status_tells_attempts_heartbeat_and_reason(typed, here, trained):
     assert "step 5/" in out
     assert "attempt 1, heartbeat 0 s ago" in out
     assert "KeyError: 'x'" in out
-    told = {cell["run_id"]: cell for cell in json.loads(typed("status", "--json")[1])["cells"]}
-    assert 0 <= told[first]["heartbeat_age"] < 30
-    assert told[second]["heartbeat_age"] is None
+    answer = {cell["run_id"]: cell for cell in json.loads(typed("status", "--json")[1])["cells"]}
+    assert 0 <= answer[first]["heartbeat_age"] < 30
+    assert answer[second]["heartbeat_age"] is None
     claim.release()
     assert "no process is at work on it" in typed("status")[1]
 

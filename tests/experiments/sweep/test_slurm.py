@@ -74,8 +74,8 @@ def run_script(folder, command, *, out_of_time=False, **options):
                 break
         (folder / "end").touch()
     out, _ = process.communicate()
-    asked = folder / "asked"
-    return process.returncode, "".join(said) + out, asked.read_text() if asked.exists() else ""
+    requested = folder / "requested"
+    return process.returncode, "".join(said) + out, requested.read_text() if requested.exists() else ""
 
 
 @pytest.mark.process
@@ -83,9 +83,9 @@ def test_a_task_runs_its_command_with_every_quote_in_place_and_keeps_its_exit_co
     code, out, _ = run_script(tmp_path, ["sh", "-c", 'echo "$0"; exit 3', "data.files=['a b','$c']"])
     assert (code, "data.files=['a b','$c']" in out) == (3, True)
     (tmp_path / "7_1.log").write_text("one\nisoflop: no such study\n")
-    told = str(Array("7", 2, tmp_path).failure(1))
-    assert "task 7_1 ended with exit code 3" in told
-    assert "isoflop: no such study" in told
+    message = str(Array("7", 2, tmp_path).failure(1))
+    assert "task 7_1 ended with exit code 3" in message
+    assert "isoflop: no such study" in message
 
 
 def until_the_end(folder):
@@ -96,15 +96,15 @@ def until_the_end(folder):
 
 @pytest.mark.process
 def test_a_task_out_of_time_asks_to_be_queued_again_and_does_not_die_of_the_signal(tmp_path):
-    code, _, asked = run_script(tmp_path, until_the_end(tmp_path), out_of_time=True)
-    assert (code, asked) == (0, "requeue 7_1\n")
+    code, _, requested = run_script(tmp_path, until_the_end(tmp_path), out_of_time=True)
+    assert (code, requested) == (0, "requeue 7_1\n")
 
 
 @pytest.mark.process
 def test_a_task_that_was_restarted_too_often_is_not_queued_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "4")
-    _, out, asked = run_script(tmp_path, until_the_end(tmp_path), out_of_time=True, max_restarts=4)
-    assert (asked, "restarted too often" in out) == ("", True)
+    _, out, requested = run_script(tmp_path, until_the_end(tmp_path), out_of_time=True, max_restarts=4)
+    assert (requested, "restarted too often" in out) == ("", True)
 
 
 def test_options_that_are_not_set_are_not_in_the_script(tmp_path):
@@ -266,8 +266,8 @@ def test_an_interrupt_cancels_the_tasks(cluster, folder):
 
 @pytest.mark.slurm
 def test_what_slurm_refuses_and_what_fails_at_once_are_told_in_one_line(cluster, folder):
-    for option, told in (("partition=nowhere", "invalid partition"), ("setup=[exit 9]", "was killed or cancelled")):
+    for option, message in (("partition=nowhere", "invalid partition"), ("setup=[exit 9]", "was killed or cancelled")):
         process = start(folder, "refused", *SLURM, f"hydra.launcher.{option}")
         out, _ = process.communicate()
         last = out.strip().splitlines()[-1]
-        assert (process.returncode, last.startswith("isoflop: "), told in last) == (1, True, True), out
+        assert (process.returncode, last.startswith("isoflop: "), message in last) == (1, True, True), out

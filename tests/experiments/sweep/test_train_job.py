@@ -158,11 +158,11 @@ def test_a_corpus_that_is_not_as_it_was_is_prepared_again_or_reported_by_name(sp
         shutil.rmtree(shard.parent)
     else:
         os.utime(shard, (0, 0))
-    asked = []
+    requested = []
     prepare = sweep.prepare
-    monkeypatch.setattr(sweep, "prepare", lambda data, root: asked.append(data) or prepare(data, root))
+    monkeypatch.setattr(sweep, "prepare", lambda data, root: requested.append(data) or prepare(data, root))
     sweep.train_trunks(where_of(own, paths[0]), own.runs)
-    assert len(asked) == 1
+    assert len(requested) == 1
     assert states(own)["state"].tolist().count("done") == 2
     if change == "gone":
         shutil.rmtree(shard.parent)
@@ -200,7 +200,7 @@ def test_other_studies_and_other_steps_have_files_of_their_own(spec):
 def test_work_that_was_changed_is_refused_by_name(spec):
     store, (path, *_) = launched(spec)
     where, whole = where_of(spec, path), json.loads(path.read_text())
-    for change, told in (
+    for change, message in (
         ({"cells": [whole["cells"][0] | {"seed": 5}]}, r"its run \w+ has the settings of run"),
         ({"cells": [{k: v for k, v in whole["cells"][0].items() if k != "steps"}]}, "not the cells .*steps"),
         ({"cells": []}, "they are of trunk none"),
@@ -209,7 +209,7 @@ def test_work_that_was_changed_is_refused_by_name(spec):
         ({"engine": {"graph": "yes"}}, "engine.graph.* must be true or false"),
     ):
         path.write_text(json.dumps(whole | change))
-        with pytest.raises(ValueError, match=f"{path}: .*{told}.*anew"):
+        with pytest.raises(ValueError, match=f"{path}: .*{message}.*anew"):
             sweep.read_works(store, where)
     path.unlink()
     with pytest.raises(StoreError, match=rf"{path}: no such file.*is .* the folder of the launch"):

@@ -60,7 +60,7 @@ def test_a_process_compiles_any_number_of_shapes(corpus, graphs):
 
 def test_a_trunk_is_trained_compiled_when_that_is_asked_for(corpus, graphs):
     cell = make(corpus, 70)
-    row, alone = (train([cell], corpus, where=WhereSpec(compile=asked))[70][-1] for asked in (True, None))
+    row, alone = (train([cell], corpus, where=WhereSpec(compile=requested))[70][-1] for requested in (True, None))
     assert len(graphs) == 1
     assert row["loss"] == pytest.approx(alone["loss"], abs=1e-3)
     assert "kernels" not in row["torch_version"]

@@ -57,18 +57,18 @@ def learner_of(cell, corpus, **where):
 
 def with_a_branch(learner):
     """Training losses of 100 steps, with a cooldown of 20 from the middle that is then left."""
-    told = []
+    message = []
     for until, horizon in ((50, 150), (70, 62), (100, 150)):
         if horizon == 62:
             at_branch = learner.state()
         while learner.step < until:
             before = learner.loss_sum.item()
             learner.advance(learner.step + 10, horizon)
-            told.append((learner.loss_sum.item() - before) / 10)
+            message.append((learner.loss_sum.item() - before) / 10)
         if horizon == 62:
             learner.load(at_branch)
     learner.measure(150, windows=learner.windows)
-    return [*told, learner.measurements[-1].loss]
+    return [*message, learner.measurements[-1].loss]
 
 
 @gpu
@@ -77,7 +77,7 @@ def with_a_branch(learner):
 @pytest.mark.parametrize("kind", CELLS)
 def test_a_graph_trains_as_the_eager_step_does(corpus, kind, precision):
     cell = cell_of(corpus, precision=precision, **CELLS[kind])
-    graph, eager = (learner_of(cell, corpus, graph=asked) for asked in (None, False))
+    graph, eager = (learner_of(cell, corpus, graph=requested) for requested in (None, False))
     assert graph.engine.graph
     assert not eager.engine.graph
     tolerance = RELATIVE if precision == "float32" else 1e-3
@@ -89,8 +89,8 @@ def test_a_graph_trains_as_the_eager_step_does(corpus, kind, precision):
 def test_float32_on_the_device_is_float32_on_the_host(corpus):
     """TF32 would be off by a thousand times as much."""
     cell = cell_of(corpus, model=ModelConfig("transformer", 16, 16, 2, 64, 2))
-    for asked in ({"graph": True}, {"compile": True}, {"graph": False}):
-        there, here = learner_of(cell, corpus, **asked), Learner(cell, corpus, "cpu")
+    for requested in ({"graph": True}, {"compile": True}, {"graph": False}):
+        there, here = learner_of(cell, corpus, **requested), Learner(cell, corpus, "cpu")
         for learner in (there, here):
             learner.advance(20, 150)
         assert there.loss_sum.item() == pytest.approx(here.loss_sum.item(), rel=RELATIVE)
@@ -160,8 +160,10 @@ def test_killed_and_resumed_under_a_graph(corpus, tmp_path, monkeypatch, precisi
     resumed = train([cell], corpus, tmp_path, where, on_progress=lambda p: seen.append(p["step"]))[100]
     whole = train([cell], corpus, where=CUDA)[100]
     assert seen[0] > 82
-    told = [[row[name] for row in rows] for rows in (resumed, whole) for name in ("loss", "train_loss")]
-    assert told[:2] == [pytest.approx(values, rel=RELATIVE if precision == "float32" else 1e-3) for values in told[2:]]
+    message = [[row[name] for row in rows] for rows in (resumed, whole) for name in ("loss", "train_loss")]
+    assert message[:2] == [
+        pytest.approx(values, rel=RELATIVE if precision == "float32" else 1e-3) for values in message[2:]
+    ]
     assert {row["dtype"] for row in resumed} == {precision}
     assert {row["device"] for row in resumed} == {torch.cuda.get_device_name()}
     assert all(row["peak_memory_bytes"] > 0 for row in resumed)
@@ -199,7 +201,7 @@ def test_what_no_graph_can_hold_trains_without(corpus, model, caplog):
 @NO_DEVICE
 def test_the_fused_step_of_a_large_model_is_the_compiled_one_to_the_rounding_of_bfloat16(corpus):
     cell = cell_of(corpus, model=ModelConfig("transformer", 16, 16, 4, 512, 8), precision="bfloat16")
-    compiled, fused = (learner_of(cell, corpus, compile=asked) for asked in (True, None))
+    compiled, fused = (learner_of(cell, corpus, compile=requested) for requested in (True, None))
     assert (compiled.engine_name, fused.engine_name) == ("cuda-compiled", "cuda-fused")
     for learner in (compiled, fused):
         learner.advance(20, 150)

@@ -118,19 +118,19 @@ class FakeStream:
     """Tells which streams it waits for."""
 
     def __init__(self, name):
-        self.name, self.told = name, []
+        self.name, self.message = name, []
 
     def wait_stream(self, other):
-        self.told.append(f"{self.name} waits for {other.name}")
+        self.message.append(f"{self.name} waits for {other.name}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("own", [False, True], ids=["on the default stream", "on a stream of its own"])
 def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_can_be(monkeypatch, own):
     """The calls to CUDA, with a tape for a graph."""
-    told, state = [], torch.zeros(())
+    message, state = [], torch.zeros(())
     main, lane = FakeStream("main"), FakeStream("lane")
-    main.told = lane.told = told
+    main.message = lane.message = message
     current = [lane if own else main]
 
     @contextmanager
@@ -146,16 +146,16 @@ def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_can_be(monkeypatch
         replay = Tape.play
 
         def capture_begin(self, capture_error_mode):
-            told.append(f"capture, {capture_error_mode}")
+            message.append(f"capture, {capture_error_mode}")
             self.__enter__()
 
         def capture_end(self):
             self.__exit__(None, None, None)
 
     def stream_of(device):
-        told.append(f"stream on {device}")
+        message.append(f"stream on {device}")
         made = FakeStream("side")
-        made.told = told
+        made.message = message
         return made
 
     fakes = {"Stream": stream_of, "stream": on, "CUDAGraph": FakeGraph, "default_stream": lambda _: main}
@@ -163,7 +163,7 @@ def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_can_be(monkeypatch
         monkeypatch.setattr(torch.cuda, name, fake)
 
     def step():
-        told.append(f"step on {current[-1].name}")
+        message.append(f"step on {current[-1].name}")
         state.add_(1)
 
     device = torch.device("cuda:1")
@@ -175,7 +175,7 @@ def test_a_graph_is_warmed_up_and_captured_on_one_stream_that_can_be(monkeypatch
         f"{name} waits for {at}", *[f"step on {name}"] * WARM_UP, "capture, thread_local", f"step on {name}",
         f"{at} waits for {name}",
     ]  # fmt: skip
-    assert told == [*([] if own else ["stream on cuda:1"]), *one, *one]
+    assert message == [*([] if own else ["stream on cuda:1"]), *one, *one]
     before = state.item()
     graphs[0].replay()
     assert state.item() == before + 1
@@ -210,14 +210,14 @@ def test_a_step_without_its_python_trains_alike(corpus, taped, kind, engine):
     steps = 45  # eight and one in a graph at the end
     cell = replace(make(corpus, steps), **CHANGES[kind])
     plain, captured = pair(cell, corpus, ENGINES[engine])
-    told = losses(plain, steps, until=steps)
+    message = losses(plain, steps, until=steps)
     if kind == "muon":  # its rate, as a tensor, is multiplied in another order
         again = losses(captured, steps, until=steps)
-        assert again == pytest.approx(told, rel=1e-5 if engine != "bfloat16" else 1e-3)
+        assert again == pytest.approx(message, rel=1e-5 if engine != "bfloat16" else 1e-3)
     else:
-        assert losses(captured, steps, until=steps) == told
+        assert losses(captured, steps, until=steps) == message
         assert same(plain, captured)
-    assert told[-1] / steps < told[0] - 0.05  # it learned something
+    assert message[-1] / steps < message[0] - 0.05  # it learned something
 
 
 @pytest.mark.slow

@@ -163,15 +163,15 @@ def refusal(spec):
 
 
 def test_another_shape_is_refused_with_both_and_the_remedy(spec, parent):
-    told = refusal(spec(init_from=parent.run_id, model=SHAPE | {"n_layer": 3, "d_model": 24}))
-    assert "n_layer 2, the cell's 3, d_model 16, the cell's 24" in told
-    assert "use model.n_layer=2 model.d_model=16" in told
+    message = refusal(spec(init_from=parent.run_id, model=SHAPE | {"n_layer": 3, "d_model": 24}))
+    assert "n_layer 2, the cell's 3, d_model 16, the cell's 24" in message
+    assert "use model.n_layer=2 model.d_model=16" in message
 
 
 def test_another_tokenizer_or_vocabulary_is_refused_with_both(spec, parent):
-    told = refusal(spec(init_from=parent.run_id, tokenizer="bpe", vocab_size=260))
-    assert "has tokenizer bytes, corpus old has tokenizer-" in told
-    assert "use data.tokenizer=bytes" in told
+    message = refusal(spec(init_from=parent.run_id, tokenizer="bpe", vocab_size=260))
+    assert "has tokenizer bytes, corpus old has tokenizer-" in message
+    assert "use data.tokenizer=bytes" in message
 
 
 def test_another_vocabulary_is_refused_with_both(spec, parent, root):
@@ -185,16 +185,16 @@ def test_another_vocabulary_is_refused_with_both(spec, parent, root):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda folder: None, "is no folder, and as a run: .* no run"),
         (lambda folder: folder.mkdir(), "no .safetensors in this folder"),
         (lambda folder: (folder.mkdir(), (folder / "model.safetensors").write_bytes(b"x" * 50)), "not a whole safet"),
     ],
 )
-def test_what_is_no_model_is_refused(spec, parent, tmp_path, make, told):
+def test_what_is_no_model_is_refused(spec, parent, tmp_path, make, message):
     make(tmp_path / "nothing")
-    with pytest.raises(InitError, match=told):
+    with pytest.raises(InitError, match=message):
         load(spec(init_from=str(tmp_path / "nothing")))
 
 

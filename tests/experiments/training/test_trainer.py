@@ -173,15 +173,17 @@ def test_the_noise_scale_is_logged_on_request_and_leaves_every_loss_as_it_is(
     cells, corpus, undisturbed, tmp_path, monkeypatch
 ):
     (cell,) = cells[:1]
-    asked = replace(WHERE, noise_scale=True, checkpoint_seconds=0.0)
-    plain, logged = of(undisturbed, cell.steps), table(train([cell], corpus, where=asked))
+    requested = replace(WHERE, noise_scale=True, checkpoint_seconds=0.0)
+    plain, logged = of(undisturbed, cell.steps), table(train([cell], corpus, where=requested))
     assert plain["noise_scale"].isna().all()
     assert (logged["noise_scale"] > 0).all()
     assert same_runs(plain, logged)
     monkeypatch.setattr(trainer, "_CHUNK", 7)
     with pytest.raises(KilledError):
-        train([cell], corpus, tmp_path, asked, on_progress=kill_at(cell.run_id, 60))
-    pd.testing.assert_series_equal(table(train([cell], corpus, tmp_path, asked))["noise_scale"], logged["noise_scale"])
+        train([cell], corpus, tmp_path, requested, on_progress=kill_at(cell.run_id, 60))
+    pd.testing.assert_series_equal(
+        table(train([cell], corpus, tmp_path, requested))["noise_scale"], logged["noise_scale"]
+    )
 
 
 def test_rows_name_every_engine_that_took_steps(cells, corpus, undisturbed, tmp_path, monkeypatch):

@@ -78,8 +78,8 @@ def test_logits_and_scores_are_the_models(config, ops):
     parts, expected = hand_written.stack(model, ops), model(data[:, :-1])
     torch.testing.assert_close(parts.logits(data[:, :-1]), expected, rtol=1e-5, atol=1e-5)
     nats, hits = parts.score(data[:, :-1], data[:, 1:])
-    told = functional.cross_entropy(expected.flatten(0, 1), data[:, 1:].flatten(), reduction="none")
-    torch.testing.assert_close(nats.flatten(), told, rtol=1e-5, atol=1e-5)
+    message = functional.cross_entropy(expected.flatten(0, 1), data[:, 1:].flatten(), reduction="none")
+    torch.testing.assert_close(nats.flatten(), message, rtol=1e-5, atol=1e-5)
     assert torch.equal(hits, expected.argmax(-1) == data[:, 1:])
 
 

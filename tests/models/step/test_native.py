@@ -243,9 +243,9 @@ def test_a_constructor_in_a_file_put_there_does_not_run(cached, tmp_path):
     )
     target = kept(cached)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(target), str(source)], check=True)
-    told = run()
-    assert told.out == "True\n"
-    assert "is damaged" in told.err
+    message = run()
+    assert message.out == "True\n"
+    assert "is damaged" in message.err
     assert not mark.exists()
 
 

@@ -52,9 +52,9 @@ def simulated(plan: Plan, model: CurveModel, draw: np.random.Generator) -> pd.Da
         on_trunk = sorted({step for one in group for step in one.measured})
         at = np.array([*on_trunk, *(one.steps for one in group)]) - 1
         final = np.arange(len(at)) >= len(on_trunk)
-        asked = [_rows(group[-1].run, at[~final], ends=False)]
-        asked += [_rows(one.run, np.array([one.steps - 1]), ends=True) for one in group]
-        mean, covariance, _ = model.scatter(*asked)
+        requested = [_rows(group[-1].run, at[~final], ends=False)]
+        requested += [_rows(one.run, np.array([one.steps - 1]), ends=True) for one in group]
+        mean, covariance, _ = model.scatter(*requested)
         loss = np.exp(draw.multivariate_normal(mean, covariance))
         for i, one in enumerate(group):
             kept = [*(j for j, step in enumerate(on_trunk) if step in one.measured), len(on_trunk) + i]

@@ -48,10 +48,10 @@ def one(case: int, seed: int, folder: Path, counts: Counter) -> list[str]:
     rng = np.random.default_rng([seed, case])
     known: Known | None = write_program(rng, folder) if case % 4 > 1 else write_dialect(rng, folder)
     assert known is not None
-    path, told, options = known.path, ", ".join(known.told), known.options
+    path, message, options = known.path, ", ".join(known.message), known.options
     if case % 2:
         path, known = _damaged(known, rng), None
-        told = f"damaged {path.name}: {told}"
+        message = f"damaged {path.name}: {message}"
     doors: list[tuple[str, Callable]] = [("import", lambda: by_import(path, **options)), ("fit", lambda: by_fit(path))]
     failures = []
     for name, door in doors:
@@ -73,7 +73,7 @@ def one(case: int, seed: int, folder: Path, counts: Counter) -> list[str]:
         finally:
             signal.alarm(0)
         if wrong:
-            failures.append(f"case {case} by {name}: {wrong} [{told}]")
+            failures.append(f"case {case} by {name}: {wrong} [{message}]")
     for made in folder.iterdir():
         shutil.rmtree(made) if made.is_dir() else made.unlink()
     return failures
@@ -100,22 +100,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="of the cases")
     parser.add_argument("--log", type=Path, help="keeps failures and counts, and where to go on")
     parser.add_argument("--known", action="store_true", help="no damaged sources")
-    asked = parser.parse_args(arguments)
+    requested = parser.parse_args(arguments)
     signal.signal(signal.SIGALRM, _alarm)
-    counts, begin, failures = _resume(asked.log, asked.first)
+    counts, begin, failures = _resume(requested.log, requested.first)
     gc.freeze()  # what was imported is not looked through again
     gc.set_threshold(100_000, 50, 50)
     with tempfile.TemporaryDirectory() as folder:
-        for case in range(begin, asked.first + asked.count):
-            for line in () if asked.known and case % 2 else one(case, asked.seed, Path(folder), counts):
+        for case in range(begin, requested.first + requested.count):
+            for line in () if requested.known and case % 2 else one(case, requested.seed, Path(folder), counts):
                 failures += 1
-                _say(asked.log, line)
-            if asked.log and (case + 1) % EVERY == 0:
-                _keep(asked.log, case + 1, failures, counts)
+                _say(requested.log, line)
+            if requested.log and (case + 1) % EVERY == 0:
+                _keep(requested.log, case + 1, failures, counts)
     for (why, door), n in sorted(counts.items(), key=lambda pair: -pair[1]):
         print(f"{n} {why}, by {door}")
-    kinds = f"{asked.count // 2} known" if asked.known else f"{asked.count} half known and half damaged"
-    _say(asked.log, f"{kinds} sources, by import and by fit: {failures} failures")
+    kinds = f"{requested.count // 2} known" if requested.known else f"{requested.count} half known and half damaged"
+    _say(requested.log, f"{kinds} sources, by import and by fit: {failures} failures")
     return 1 if failures else 0
 
 

@@ -24,7 +24,7 @@ from tests.support.doors.readers import READERS, Reader, readers_named, turns
 from tests.support.doors.sound import write_files
 
 FORK = 400  # cases of one process
-TOLD = 5000
+REPORTED = 5000
 MEMORY = 6 * 2**30  # bytes of address space beyond what is in use: a header cannot ask for more
 
 
@@ -63,7 +63,7 @@ def run(
     readers: Sequence[Reader], cases: range, seed: int, sound: Path, work: Path, options: argparse.Namespace
 ) -> int:
     """Run the cases in forks; prints each failure and returns how many there are."""
-    failed, case, told = 0, cases.start, cases.start + TOLD
+    failed, case, message = 0, cases.start, cases.start + REPORTED
     places = Counter[str]()
     while case < cases.stop:
         ended, lines = _fork(readers, case, min(cases.stop, case + FORK), seed, sound, work)
@@ -74,9 +74,9 @@ def run(
             again = f"--seed {seed} --case {number}" + (f" --only {options.only!r}" if options.only else "")
             print(f"{reader}: {line}   [{again}]", flush=True)
         case = ended
-        if case >= told:
+        if case >= message:
             print(f"seed {seed}: cases {cases.start} to {case - 1}: {failed} failed", flush=True)
-            told += TOLD
+            message += REPORTED
     for place, count in places.most_common(20):
         print(f"  {count:>6}  {place}")
     return failed

@@ -113,18 +113,20 @@ def _load(process: "subprocess.Popen[bytes]", port: int, seconds: float, clients
     while time.monotonic() < ended and process.poll() is None:
         memory.append(_resident(process.pid))
         time.sleep(0.5)
-    asked = answers.get(timeout=60)
+    requested = answers.get(timeout=60)
     stop.set()
     health.join()
     for thread in threads:
         thread.join(120)
-    return _report(statuses, asked, memory, alive=process.poll() is None)
+    return _report(statuses, requested, memory, alive=process.poll() is None)
 
 
-def _report(statuses: Counter[str], asked: list[tuple[int, float, float]], memory: list[int], *, alive: bool) -> bool:
-    taken = np.array([seconds for _, seconds, _ in asked])
-    slow = [at for status, seconds, at in asked if status != 200 or seconds > HEALTH_SECONDS]
-    quick = 1 - len(slow) / len(asked)
+def _report(
+    statuses: Counter[str], requested: list[tuple[int, float, float]], memory: list[int], *, alive: bool
+) -> bool:
+    taken = np.array([seconds for _, seconds, _ in requested])
+    slow = [at for status, seconds, at in requested if status != 200 or seconds > HEALTH_SECONDS]
+    quick = 1 - len(slow) / len(requested)
     kept = np.array(memory[int(WARM_UP * len(memory)) :], float)
     spread = float(np.abs(kept / np.median(kept) - 1).max())
     errors = sum(count for status, count in statuses.items() if status.startswith("5"))
@@ -133,7 +135,7 @@ def _report(statuses: Counter[str], asked: list[tuple[int, float, float]], memor
         ("requests", ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items())), True),
         (
             f"/health within {HEALTH_SECONDS} s",
-            f"{quick:.2%} of {len(asked)} (99.9%: {np.quantile(taken, 0.999):.3f} s, most {taken.max():.3f} s)"
+            f"{quick:.2%} of {len(requested)} (99.9%: {np.quantile(taken, 0.999):.3f} s, most {taken.max():.3f} s)"
             + (f"; not at {', '.join(f'{at:.0f}' for at in slow[:20])} s" if slow else ""),
             quick >= HEALTH_SHARE,
         ),
@@ -196,12 +198,12 @@ def _hold_socket(port: int, number: int, stop: threading.Event, statuses: Counte
 
 def _watch_health(port: int, seconds: float, answers: "Queue[list[tuple[int, float, float]]]") -> None:
     _go_ahead(0)
-    asked, start = [], time.monotonic()
+    requested, start = [], time.monotonic()
     while (began := time.monotonic()) < start + seconds:
         status, _ = _ask(port, "GET", "/health", timeout=30)
-        asked.append((status, time.monotonic() - began, began - start))
+        requested.append((status, time.monotonic() - began, began - start))
         time.sleep(0.1)
-    answers.put(asked)
+    answers.put(requested)
 
 
 def _resident(pid: int) -> int:

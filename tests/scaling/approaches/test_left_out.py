@@ -50,16 +50,16 @@ def test_standard_errors_are_those_behind_the_intervals(found):
 def test_the_budget_that_decides_an_exponent_is_named(table):
     largest = table["flops"] > 0.9 * table["flops"].max()
     moved = np.where(largest, table["n_params"] / 3, table["n_params"])  # its losses are those of sizes a third
-    spoiled = table.assign(loss=BESIROGLU(moved, table["flops"] / 6 / moved))
-    found = approaches(spoiled, laws=("chinchilla",))
+    damaged = table.assign(loss=BESIROGLU(moved, table["flops"] / 6 / moved))
+    found = approaches(damaged, laws=("chinchilla",))
     rows = json.loads(json.dumps(found.to_dict(), allow_nan=False))["approaches"]
-    told = {r["method"]: r["most_moved"] for r in rows}
+    message = {r["method"]: r["most_moved"] for r in rows}
     for method in ("exact", "akima", "parabola"):
-        assert told[method]["flops"] == pytest.approx(1e20)
-        assert told[method]["n_exponent"] < 0.53
+        assert message[method]["flops"] == pytest.approx(1e20)
+        assert message[method]["n_exponent"] < 0.53
     assert "without 1e+20 (" in str(found)
     assert "in standard errors of a with all budgets" in str(found)
-    assert told["envelope"] is None
+    assert message["envelope"] is None
 
 
 @pytest.mark.slow
@@ -73,8 +73,8 @@ def test_scattered_runs_and_two_budgets_have_none_to_leave_out(table):
     found = approaches(two, laws=("chinchilla",))
     assert [r.without for r in found.rows] == [()] * 5
     assert "moves most: without" not in str(found)
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))["approaches"]
-    assert [(r["without_budget"], r["most_moved"]) for r in told] == [([], None)] * 5
+    answer = json.loads(json.dumps(found.to_dict(), allow_nan=False))["approaches"]
+    assert [(r["without_budget"], r["most_moved"]) for r in answer] == [([], None)] * 5
 
 
 @pytest.mark.slow

@@ -117,10 +117,10 @@ def test_a_growing_multiplier_crosses_where_the_laws_cross():
 
 @pytest.mark.slow
 def test_intervals_cover_and_false_claims_are_rare():
-    told = arms_coverage(cheaper(1.0), repeats=16)
-    assert 0.8 <= told["coverage"] <= 0.97  # of 96 intervals, six a study
-    assert told["claimed better"] <= 0.12  # of 48 claims at level .05, three a study
-    assert told["claimed worse"] <= 0.12
+    reported = arms_coverage(cheaper(1.0), repeats=16)
+    assert 0.8 <= reported["coverage"] <= 0.97  # of 96 intervals, six a study
+    assert reported["claimed better"] <= 0.12  # of 48 claims at level .05, three a study
+    assert reported["claimed worse"] <= 0.12
     assert arms_coverage(cheaper(1.5), repeats=8)["coverage"] >= 0.8
     assert arms_coverage(steeper(), repeats=8)["crossover inside"] >= 0.75
 
@@ -299,10 +299,10 @@ def test_pairs_that_share_noise_give_a_narrower_interval_than_rows_left_out_apar
 @pytest.mark.slow
 def test_rows_of_weight_0_do_not_count_and_the_unit_of_weights_does_not_matter():
     table = two_arms(cheaper(1.5), seed=0).assign(weight=1.0)
-    spoiled = table.copy()
-    spoiled.loc[[1, 5, 14, 20], ["loss", "weight"]] = 3.0, 0.0
+    damaged = table.copy()
+    damaged.loc[[1, 5, 14, 20], ["loss", "weight"]] = 3.0, 0.0
     without = multiplier(table.drop(index=[1, 5, 14, 20]), baseline="base").pairs[0].to_dict()
-    assert multiplier(spoiled, baseline="base").pairs[0].to_dict() == without
+    assert multiplier(damaged, baseline="base").pairs[0].to_dict() == without
     uneven = table.assign(weight=np.linspace(0.2, 3, len(table)))
     one, hundred = (multiplier(uneven.assign(weight=uneven["weight"] * k), baseline="base").pairs[0] for k in (1, 100))
     assert one.at_loss["multiplier"].to_numpy() == pytest.approx(hundred.at_loss["multiplier"].to_numpy(), rel=1e-5)

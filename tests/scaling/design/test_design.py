@@ -317,6 +317,6 @@ def test_real_refits_bear_out_the_predicted_spread(planned):
 @pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.001])
 def test_half_the_spread_of_a_grid_at_equal_spend(tau):
-    told = suggestion(repeats=BLOCK // 2, tau=tau)
-    assert told["ratio"] <= 0.5
-    assert told["predicted"] == pytest.approx(told["realised"], rel=0.3)
+    message = suggestion(repeats=BLOCK // 2, tau=tau)
+    assert message["ratio"] <= 0.5
+    assert message["predicted"] == pytest.approx(message["realised"], rel=0.3)

@@ -33,10 +33,12 @@ def found(table: pd.DataFrame) -> dict:
 @pytest.mark.slow
 def test_rates_in_one_law_are_named_with_the_remedies():
     table = grid(5).assign(learning_rate=np.tile([0.001, 0.002, 0.004, 0.008, 0.016], 25))
-    told = found(table.assign(loss=table["loss"] * np.exp(np.tile(BOWL, 25))).rename(columns={"learning_rate": "lr"}))
-    assert "5 values of lr" in told["pooled_settings"].message
-    assert "--best-of lr" in told["pooled_settings"].remedy
-    assert "--by lr" in told["pooled_settings"].remedy
+    reported = found(
+        table.assign(loss=table["loss"] * np.exp(np.tile(BOWL, 25))).rename(columns={"learning_rate": "lr"})
+    )
+    assert "5 values of lr" in reported["pooled_settings"].message
+    assert "--best-of lr" in reported["pooled_settings"].remedy
+    assert "--by lr" in reported["pooled_settings"].remedy
 
 
 @pytest.mark.slow
@@ -108,10 +110,10 @@ def test_mixtures_in_one_law_are_named_by_fits_and_by_what_comes_before_them():
     table = grid(1)
     code = np.round(np.random.default_rng(0).uniform(0.1, 0.9, len(table)), 3)
     mixed = table.assign(weight_code=code, weight_prose=1 - code)
-    told = found(mixed)["pooled_mixtures"]
-    assert told.severity == "warn"
-    assert told.columns == ("weight_code", "weight_prose")
-    assert f"{len(set(code))} mixtures of data (weight_code, weight_prose)" in told.message
+    reported = found(mixed)["pooled_mixtures"]
+    assert reported.severity == "warn"
+    assert reported.columns == ("weight_code", "weight_prose")
+    assert f"{len(set(code))} mixtures of data (weight_code, weight_prose)" in reported.message
     assert [f.code for f in setting_findings(mixed, points(mixed))] == ["pooled_mixtures"]
     assert setting_findings(mixed, points(mixed), [SHARES]) == ()
     for other in (table.assign(weight_code=0.3, weight_prose=0.7), mixed.assign(weight_prose=code)):

@@ -26,7 +26,7 @@ def found(**changes) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"n_params": 7.0, "flops": None}, "n_params is 7 to 7 in 1 of 1 rows"),
         ({"tokens": 0.005, "flops": None}, "tokens is 0.005 to 0.005 in 1 of 1 rows"),
@@ -39,8 +39,8 @@ def found(**changes) -> list[str]:
         ({"loss": 17.05}, "every loss is above 17"),
     ],
 )
-def test_numbers_in_another_unit_are_told(changes, told):
-    assert any(message.startswith(told) for message in found(**changes))
+def test_numbers_in_another_unit_are_told(changes, reported):
+    assert any(message.startswith(reported) for message in found(**changes))
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,11 @@ def data():
 @pytest.fixture
 def searched(monkeypatch):
     """What `search` was asked."""
-    asked, search = [], kept_searches.search
-    monkeypatch.setattr(kept_searches, "search", lambda *given, **named: asked.append(given) or search(*given, **named))
-    return asked
+    requested, search = [], kept_searches.search
+    monkeypatch.setattr(
+        kept_searches, "search", lambda *given, **named: requested.append(given) or search(*given, **named)
+    )
+    return requested
 
 
 def test_the_same_numbers_are_searched_once_and_give_the_same_bits(data, searched):

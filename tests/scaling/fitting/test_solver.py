@@ -53,10 +53,10 @@ def test_problems_of_other_rows_solved_together_end_where_each_ends_alone_to_the
 @pytest.mark.parametrize("log", [True, False])
 def test_laws_side_by_side_take_the_steps_of_each_alone_to_the_bit(log, curved, monkeypatch):
     """Laws of other columns, and of other losses, on equally many rows are one calculation; others beside them not."""
-    asked, evaluate = [], FitProblem.residuals
+    requested, evaluate = [], FitProblem.residuals
 
     def counted(self, theta):
-        asked.append(len(self.loss))
+        requested.append(len(self.loss))
         return evaluate(self, theta)
 
     problems, rng = [], np.random.default_rng(0)
@@ -74,7 +74,7 @@ def test_laws_side_by_side_take_the_steps_of_each_alone_to_the_bit(log, curved, 
     options = {"max_steps": 160, "curved": curved, "race": curved}
     monkeypatch.setattr(FitProblem, "residuals", counted)
     together = minimise_together(tasks, **options)
-    assert asked[:2] == [18, 12]  # starts of three robust problems on 30 rows, of two least squares on 21
+    assert requested[:2] == [18, 12]  # starts of three robust problems on 30 rows, of two least squares on 21
     monkeypatch.undo()
     for task, found in zip(tasks, together, strict=True):
         alone = minimise(task.problem, task.start, delta=task.delta, weights=task.weights, **options)

@@ -201,21 +201,21 @@ def test_a_history_whose_only_loss_is_called_loss_is_read_as_fit_reads_it(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("mapping", "told"),
+    ("mapping", "message"),
     [
         ({}, r"no validation loss; only a training loss: use it with --map loss=train/loss"),
         ({"loss": "los"}, r"--map loss=los: no column 'los'; did you mean 'train/loss'\?"),
         ({"loss": "train/loss", "n_params": "x"}, r"--map n_params=x: no column 'x'"),
     ],
 )
-def test_a_column_that_may_mean_something_else_must_be_named(tmp_path, mapping, told):
+def test_a_column_that_may_mean_something_else_must_be_named(tmp_path, mapping, message):
     pd.DataFrame({"step": [1, 2], "train/loss": [3.0, 2.0]}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=message):
         imported(tmp_path / "t.csv", mapping=mapping)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         (
             "a.log",
@@ -230,10 +230,10 @@ def test_a_column_that_may_mean_something_else_must_be_named(tmp_path, mapping, 
         ("a.log", "iter 10: loss 3.1234, time 1.00ms, mfu 1.00%\n", "no evaluation with a loss"),
     ],
 )
-def test_a_source_that_is_none_is_one_clear_line(tmp_path, name, content, told):
+def test_a_source_that_is_none_is_one_clear_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=message):
         imported(path)
 
 
@@ -264,9 +264,9 @@ def write_study(folder: Path, widths, horizons) -> Path:
 @pytest.mark.slow
 def test_the_command_writes_a_table_that_a_fit_reads(tmp_path, done):
     logs = write_study(tmp_path / "logs", (96, 144, 192, 288, 384), (1000, 3000, 9000))
-    told = json.loads(done("import", logs, "--out", tmp_path / "t.parquet", "--json"))
-    assert (told["kind"], told["runs"]) == ("run table", 15)
-    assert sum(one["rows"] for one in told["left_out"]) == (told["rows"] + 15) + 15  # an iter line each, and step 0
+    answer = json.loads(done("import", logs, "--out", tmp_path / "t.parquet", "--json"))
+    assert (answer["kind"], answer["runs"]) == ("run table", 15)
+    assert sum(one["rows"] for one in answer["left_out"]) == (answer["rows"] + 15) + 15  # an iter line each, and step 0
     table = read_table(tmp_path / "t.parquet")
     assert is_runs(table)
     assert points(table, params="total").params == "total"
@@ -289,7 +289,7 @@ def test_a_report_reads_what_was_imported(tmp_path, done, monkeypatch):
 
 def test_bad_options_are_one_line(typed, tmp_path):
     nanogpt_log(tmp_path / "a.log")
-    for arguments, told in (
+    for arguments, message in (
         (["--out", "x.txt"], "--out x.txt: write to a .parquet or a .csv"),
         (["--out", "x.csv", "--from", "wandbx"], "--from wandbx: not one of auto"),
         (["--out", "x.csv", "--n-params", "b=1e6"], "--n-params b=...: no such run in the source (there are: a)"),
@@ -300,7 +300,7 @@ def test_bad_options_are_one_line(typed, tmp_path):
     ):
         code, _, error = typed("import", tmp_path / "a.log", *arguments)
         assert (code, len(error.strip().splitlines())) == (2, 1)
-        assert told in error
+        assert message in error
 
 
 def test_a_row_without_the_name_of_its_run_is_refused_as_by_fit(tmp_path):

@@ -175,9 +175,9 @@ def test_known_runs_come_back_from_every_program(write, tmp_path):
         folder = tmp_path / str(seed)
         folder.mkdir()
         known = write(np.random.default_rng(seed), folder)
-        assert difference(known, *by_import(known.path, **known.options)) == "", known.told
+        assert difference(known, *by_import(known.path, **known.options)) == "", known.message
         if not known.options:
-            assert difference(known, *by_fit(known.path)) == "", known.told
+            assert difference(known, *by_fit(known.path)) == "", known.message
 
 
 def test_tokens_between_the_steps_that_report_them_rise_with_the_steps(tmp_path):
@@ -213,7 +213,7 @@ def test_a_fit_reads_what_an_import_reads(name, typed):
         assert "isoflop import" in error
 
 
-@pytest.mark.parametrize(("name", "text", "told"), [
+@pytest.mark.parametrize(("name", "text", "message"), [
     ("trainer_state.json", '{"log_history": [{"step": 1, "train_runtime": 3}]}', "its log_history holds no row"),
     ("trainer_state.json", '{"log_history": [{"eval_loss": 3}]}', "reports no step"),
     ("tracker_metrics.jsonl", '{"config": {}}', "no line holds a summary"),
@@ -222,9 +222,9 @@ def test_a_fit_reads_what_an_import_reads(name, typed):
     ("a.csv", "step,metric,value\n1,val_loss,3\n1,val_loss,4\n", r"2 values of val_loss at step 1; add a column"),
     ("a.csv", "step,val_loss,kind\n1,3.1,x\n1,3.2,y\n2,2.1,x\n2,2.2,y\n", r"step 1 has the losses 3.1 and 3.2.* kind"),
 ])  # fmt: skip
-def test_a_file_that_cannot_be_read_is_named_with_the_place(tmp_path, name, text, told):
+def test_a_file_that_cannot_be_read_is_named_with_the_place(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises(SourceError, match=told) as raised:
+    with pytest.raises(SourceError, match=message) as raised:
         import_source(tmp_path / name, "auto", ImportOptions(n_params={"": 1.0}), {})
     assert name in str(raised.value)
 
@@ -347,9 +347,9 @@ def test_a_file_that_is_read_is_not_written_over(tmp_path, inside, typed):
     runs = tmp_path / "runs.csv"
     runs.write_text("N,D,loss,diary\n1e8,1e9,3.5,good\n2e8,1e9,3.4,bad\n")
     before = runs.read_text()
-    code, _, told = typed("import", tmp_path if inside else runs, "-o", runs)
+    code, _, message = typed("import", tmp_path if inside else runs, "-o", runs)
     assert (code, runs.read_text()) == (2, before)
-    assert "one of the files that are read; write to another, or move it away" in told
+    assert "one of the files that are read; write to another, or move it away" in message
     (tmp_path / "out").mkdir()
     out = tmp_path / "out/made.csv"
     assert typed("import", runs, "-o", out)[1].endswith(f"written to {out}\n")

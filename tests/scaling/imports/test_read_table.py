@@ -10,16 +10,16 @@ WIDE = "step,a - val_loss,a - val_loss__MIN,b - val_loss,b - val_loss__MIN\n100,
 
 
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "message"),
     [
         ("Params > 2e8", "these cannot be compared"),
         ("Parms > 2e8", r"did you mean 'Params'\? \(columns: Params, Tokens, Loss, "),
         ("n_params > 1e12", "keeps none of the 2 rows"),
     ],
 )
-def test_a_condition_that_the_columns_of_the_file_refuse_is_told_of_these(tmp_path, where, told):
+def test_a_condition_that_the_columns_of_the_file_refuse_is_told_of_these(tmp_path, where, message):
     (tmp_path / "runs.csv").write_text(RUNS)
-    with pytest.raises(TableError, match=told):
+    with pytest.raises(TableError, match=message):
         read_table(tmp_path / "runs.csv", where=where)
 
 

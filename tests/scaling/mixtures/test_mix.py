@@ -16,12 +16,12 @@ from isoflop.scaling.table.columns import TableError
 from tests.support.fits.mixed_studies import best_of, study
 
 LAW, TABLE = study(2, 3)
-TOLD = {"code": 4e9, "prose": 1e12}
+REPORTED = {"code": 4e9, "prose": 1e12}
 
 
 @pytest.fixture(scope="module")
 def found():
-    return mix(TABLE, at={"n_params": 1e9}, tokens=25e9, unique=TOLD)
+    return mix(TABLE, at={"n_params": 1e9}, tokens=25e9, unique=REPORTED)
 
 
 def test_the_best_mixture_of_a_known_law_is_found_with_its_gain(found):
@@ -51,7 +51,7 @@ def test_the_answer_has_the_keys_that_programs_read(found):
 
 @pytest.mark.slow
 def test_a_cap_on_epochs_holds_and_is_named():
-    held = mix(TABLE, tokens=25e9, cap=2, unique=TOLD)
+    held = mix(TABLE, tokens=25e9, cap=2, unique=REPORTED)
     assert held.weights[0] == pytest.approx(2 * 4e9 / 25e9, abs=1e-6)
     assert held.epochs[0] == pytest.approx(2.0)
     assert [f.message for f in held.findings if f.code == "epochs_capped"] == [
@@ -103,7 +103,7 @@ def test_shares_within_caps_and_a_corner():
 
 
 @pytest.mark.parametrize(
-    ("change", "asked", "error", "says"),
+    ("change", "requested", "error", "says"),
     [
         ({"weight_code": 0.7, "weight_prose": 0.6}, {}, TableError, "add up to 1.3 and not to 1"),
         ({"weight_code": 0.5, "weight_prose": 0.5}, {}, NoMixtureError, "every run has the same mixture"),
@@ -125,9 +125,9 @@ def test_shares_within_caps_and_a_corner():
         ({}, {"level": 2.0}, ValueError, "it must lie between 0 and 1"),
     ],
 )
-def test_what_cannot_be_answered_is_named(change, asked, error, says):
+def test_what_cannot_be_answered_is_named(change, requested, error, says):
     with pytest.raises(error, match=says):
-        mix(TABLE.assign(**change), **asked)
+        mix(TABLE.assign(**change), **requested)
 
 
 WEIGHTS = ["weight_code", "weight_prose"]

@@ -85,9 +85,9 @@ def test_prediction_goes_through_the_loss_to_the_score():
     for N, D in ((1e5, 1e8), (3e7, 1e10)):
         assert found.at(N, D)["accuracy"] == pytest.approx(TASK(LOSS(N, D)), abs=1e-6)
     best = LOSS.optimal(1e17)
-    told = found.best(1e17)
-    assert told["accuracy"] == pytest.approx(TASK(best.loss), abs=1e-5)
-    assert told["n_params"] == pytest.approx(best.N, rel=1e-3)
+    printed = found.best(1e17)
+    assert printed["accuracy"] == pytest.approx(TASK(best.loss), abs=1e-5)
+    assert printed["n_params"] == pytest.approx(best.N, rel=1e-3)
     chained = Chain(LOSS, TASK)
     assert chained.optimal(1e17).loss == pytest.approx(TASK(best.loss))
 
@@ -97,9 +97,9 @@ def test_intervals_of_a_prediction_cover_the_truth_at_their_rate():
     N, D = 3e7, 3e9
     truth, inside, widths = TASK(LOSS(N, D)), 0, []
     for seed in range(20):
-        told = two_stage(runs(loss_noise=0.01, items=500, seed=seed), chance=0.25).at(N, D)
-        inside += told["lo"] <= truth <= told["hi"]
-        widths.append(told["hi"] - told["lo"])
+        printed = two_stage(runs(loss_noise=0.01, items=500, seed=seed), chance=0.25).at(N, D)
+        inside += printed["lo"] <= truth <= printed["hi"]
+        widths.append(printed["hi"] - printed["lo"])
     assert 15 <= inside <= 20  # 18 of 20 at 90%
     assert np.median(widths) < 0.1
 
@@ -174,8 +174,8 @@ def test_the_direct_law_stands_beside_and_disagrees_where_the_score_is_no_power_
     (beside,) = found.to_dict([found.best(1e17)])["direct"]["predictions"]
     assert beside["flops"] == 1e17
     assert 0.25 < beside["lo"] <= beside["accuracy"] <= beside["hi"] <= 1
-    told = found.text([found.best(1e17)])
-    assert "in one stage, -ln(score - chance) = A C^-alpha + top: A " in told
+    printed = found.text([found.best(1e17)])
+    assert "in one stage, -ln(score - chance) = A C^-alpha + top: A " in printed
     (finding,) = [f for f in found.findings([found.best(1e17)]) if f.code == "stages_disagree"]
     assert "1e+17 FLOPs" in finding.message
     assert not [f for f in found.findings() if f.code == "stages_disagree"]
@@ -213,16 +213,16 @@ def cli(*arguments):
 def test_the_command_on_anybodys_table(tmp_path):
     path = tmp_path / "runs.csv"
     runs(items=500).rename(columns={"accuracy": "hellaswag", "accuracy_se": "hellaswag_se"}).to_csv(path, index=False)
-    asked = [path, "--column", "hellaswag", "--chance", 0.25, "--flops", 1e16]
-    error, text = cli("accuracy", *asked)
+    requested = [path, "--column", "hellaswag", "--chance", 0.25, "--flops", 1e16]
+    error, text = cli("accuracy", *requested)
     assert error is None, error
     assert "hellaswag from the loss, the loss from N and D; 49 runs" in text
     assert "floor    0.2500  fixed" in text
-    told = json.loads(cli("accuracy", *asked, "--json")[1])
-    (one,) = told["predictions"]
+    printed = json.loads(cli("accuracy", *requested, "--json")[1])
+    (one,) = printed["predictions"]
     assert one["lo"] < TASK(LOSS.optimal(1e16).loss) < one["hi"]
-    assert told["sigmoid"]["params"]["middle"] == pytest.approx(1.4, abs=0.1)
-    assert told["sigmoid"]["intervals"]["middle"][0] < 1.4 < told["sigmoid"]["intervals"]["middle"][1]
+    assert printed["sigmoid"]["params"]["middle"] == pytest.approx(1.4, abs=0.1)
+    assert printed["sigmoid"]["intervals"]["middle"][0] < 1.4 < printed["sigmoid"]["intervals"]["middle"][1]
     assert "go together" in str(cli("accuracy", path, "--column", "hellaswag", "--tokens", 1e9)[0])
 
 

@@ -93,8 +93,8 @@ def test_what_cannot_be_chosen_is_one_line():
 
 
 @pytest.mark.parametrize(
-    ("asked", "there"), [("learning_rate", "LR"), ("lr", "peak_learning_rate"), ("wd", "weight_decay")]
+    ("requested", "there"), [("learning_rate", "LR"), ("lr", "peak_learning_rate"), ("wd", "weight_decay")]
 )
-def test_a_setting_by_another_name_is_proposed(asked, there):
-    with pytest.raises(TableError, match=rf"--best-of {asked}: no such column; did you mean '{there}'\?"):
-        best_of(pd.DataFrame({"n_params": [1e8], "tokens": [1e9], there: [1e-3], "loss": [3.0]}), [asked])
+def test_a_setting_by_another_name_is_proposed(requested, there):
+    with pytest.raises(TableError, match=rf"--best-of {requested}: no such column; did you mean '{there}'\?"):
+        best_of(pd.DataFrame({"n_params": [1e8], "tokens": [1e9], there: [1e-3], "loss": [3.0]}), [requested])

@@ -48,10 +48,10 @@ def test_where_kappa_is_one_the_simpler_law_is_chosen(study_law):
 @pytest.mark.slow
 def test_the_largest_budget_stays_blind(bent):
     largest = bent["budget_flops"] == bent["budget_flops"].max()
-    spoiled = bent.assign(loss=np.where(largest, 3 * bent["loss"], bent["loss"]))
-    assert choose(spoiled)[0] == choose(bent)[0]
-    pd.testing.assert_frame_equal(choose(spoiled)[1], choose(bent)[1])
-    held, honest = hold_out(spoiled), hold_out(bent)
+    damaged = bent.assign(loss=np.where(largest, 3 * bent["loss"], bent["loss"]))
+    assert choose(damaged)[0] == choose(bent)[0]
+    pd.testing.assert_frame_equal(choose(damaged)[1], choose(bent)[1])
+    held, honest = hold_out(damaged), hold_out(bent)
     assert held.chosen == honest.chosen
     for law in honest.forecasts:
         assert held.forecasts[law].fit.law == honest.forecasts[law].fit.law

@@ -27,7 +27,7 @@ def scored(monkeypatch):
     """A function that stands a scoreboard of these laws, which prefers one, in for that of a table."""
 
     def stand_in(laws, preferred, scale=1.0):
-        def compare(data, asked, *, objective, findings):
+        def compare(data, requested, *, objective, findings):
             assert not findings  # nobody reads them
             return SimpleNamespace(
                 entrants={law: SimpleNamespace(fit=fitted(law)) for law in laws}, preferred=preferred,

@@ -32,17 +32,17 @@ def ahead():
 def by_force(ahead, extents):
     """The covariance of the ends that are ahead, of all rows at once."""
     design = np.concatenate([trunk.design for trunk in ahead.trunks])
-    joint, seen, asked, first = design @ np.linalg.inv(ahead.model.precision) @ design.T, [], [], 0
+    joint, seen, requested, first = design @ np.linalg.inv(ahead.model.precision) @ design.T, [], [], 0
     for trunk in ahead.trunks:
         its = slice(first, first + len(trunk.design))
         joint[its, its] += trunk.covariance
         far = max(min(one.branch, extents[one.run_id]) for one in trunk.group)
         seen += [first + i for i, step in enumerate(trunk.measured) if step <= far]
         for i, one in enumerate(trunk.group, first + len(trunk.measured)):
-            (seen if extents[one.run_id] >= one.steps else asked).append(i)
+            (seen if extents[one.run_id] >= one.steps else requested).append(i)
         first = its.stop
-    weights = np.linalg.solve(joint[np.ix_(seen, seen)], joint[np.ix_(seen, asked)])
-    return joint[np.ix_(asked, asked)] - joint[np.ix_(asked, seen)] @ weights
+    weights = np.linalg.solve(joint[np.ix_(seen, seen)], joint[np.ix_(seen, requested)])
+    return joint[np.ix_(requested, requested)] - joint[np.ix_(requested, seen)] @ weights
 
 
 def extents_of(longest):

@@ -238,9 +238,9 @@ def test_what_may_be_the_third_stops_the_derivation(save):
 
 def test_all_that_is_missing_is_told_at_once(save):
     path = save(KNOWN.set_axis(["Groesse", "Menge", "Verlust", "Aufwand"], axis=1))
-    with pytest.raises(TableError) as told:
+    with pytest.raises(TableError) as printed:
         read_table(path)
-    assert all(f"no column '{name}'" in str(told.value) for name in ("loss", "n_params", "tokens"))
+    assert all(f"no column '{name}'" in str(printed.value) for name in ("loss", "n_params", "tokens"))
     twice = KNOWN.drop(columns=["tokens", "n_params"]).assign(N=1e6, num_params=2e6, D=1e9, n_tokens=2e9)
     with pytest.raises(TableError, match=r"2 columns may be n_params \(N, num_params\).*2 columns may be tokens"):
         read_table(save(twice))
@@ -263,7 +263,7 @@ def test_runs_far_below_their_plan_are_left_out_and_counted(save, reached, plan)
 
 
 @pytest.mark.parametrize(
-    ("quantity", "names", "told"),
+    ("quantity", "names", "printed"),
     [
         ("loss", ["flops", "loss_c4_val", "tokens"], "did you mean 'loss_c4_val'"),
         ("loss", ["flops", "floss"], "did you mean 'floss'"),
@@ -276,8 +276,8 @@ def test_runs_far_below_their_plan_are_left_out_and_counted(save, reached, plan)
         ("n_params", ["n_params_embedding", "n_params_non_embedding"], "did you mean 'n_params_non_embedding'"),
     ],
 )
-def test_no_message_proposes_a_column_that_holds_something_else(quantity, names, told):
-    assert told in absent(quantity, names)
+def test_no_message_proposes_a_column_that_holds_something_else(quantity, names, printed):
+    assert printed in absent(quantity, names)
 
 
 @pytest.mark.parametrize("other", ["PPL", "bpb", "bits per byte", "val_ppl"])
@@ -326,17 +326,17 @@ def test_other_counts_of_parameters_are_named_also_as_text(save):
 @pytest.mark.parametrize("name", ["my loss", "loss $x", "loss 'c4'", "loss (c4, seen)"])
 def test_an_advised_map_is_typed_in_a_shell_as_it_stands(save, name):
     path = save(KNOWN.rename(columns={"loss": name}))
-    with pytest.raises(TableError) as told:
+    with pytest.raises(TableError) as printed:
         read_table(path)
-    option, pair = shlex.split(str(told.value).split("Use ")[1].split(" (columns")[0])
+    option, pair = shlex.split(str(printed.value).split("Use ")[1].split(" (columns")[0])
     assert (option, pair) == ("--map", f"loss={name}")
     np.testing.assert_array_equal(read_table(path, mapping={"loss": name})["loss"], KNOWN["loss"])
 
 
 def test_a_law_without_its_tokens_says_which_columns_there_are(save):
     path = save(KNOWN[["n_params", "loss"]].assign(batch=32, updates=100))
-    with pytest.raises(FitError) as told:
+    with pytest.raises(FitError) as printed:
         fit("chinchilla", read_table(path))
-    assert "no column 'tokens'; name yours with --map tokens=COLUMN (columns: n_params, " in str(told.value)
+    assert "no column 'tokens'; name yours with --map tokens=COLUMN (columns: n_params, " in str(printed.value)
     with pytest.raises(NoLawError, match=r"^no law .*: chinchilla, kaplan: it needs the column 'tokens'"):
         weigh_laws(points(read_table(path)), ("chinchilla", "kaplan"), Huber("auto"))

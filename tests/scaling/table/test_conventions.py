@@ -213,9 +213,9 @@ def test_an_empty_cluster_is_named_by_row_and_the_remedy_works(tmp_path, column)
     pd.DataFrame({column: ["x", None, "a"], "N": [4e8, 2e8, 1e8], "D": 1e9, "loss": [3, 3.2, 3.4]}).to_csv(
         path, index=False
     )
-    with pytest.raises(TableError) as told:
+    with pytest.raises(TableError) as printed:
         points(read_table(path))
-    assert str(told.value) == (
+    assert str(printed.value) == (
         f"the cluster column '{column}' is empty in 1 of 3 rows (row 2); fill it, or leave these out with "
         f"--where 'notna({column})'"
     )

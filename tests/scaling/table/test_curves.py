@@ -121,8 +121,10 @@ def test_few_rows_under_the_name_of_a_model_may_be_runs_and_the_remedy_makes_the
     names = [f"m{n:g}" for n in sizes]
     rows = pd.DataFrame({"Model": names, "n_params": sizes, "Step": steps, "tokens": steps * 2e6})
     rows = rows.assign(loss=1.8 + 400 / sizes**0.34 + 1200 / rows["tokens"] ** 0.37)
-    told = "; ".join(points(rows).notes)
-    assert "16 rows are training curves of 4 runs" in told
-    assert "where each row is a run of its own, leave out the column of steps, or name rows by a column run_id" in told
+    message = "; ".join(points(rows).notes)
+    assert "16 rows are training curves of 4 runs" in message
+    assert (
+        "where each row is a run of its own, leave out the column of steps, or name rows by a column run_id" in message
+    )
     assert len(points(rows.drop(columns="Step"))) == len(points(rows.assign(run_id=range(16)))) == 16
     assert "run of its own" not in "; ".join(points(rows.rename(columns={"Model": "run_id"})).notes)

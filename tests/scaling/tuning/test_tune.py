@@ -64,11 +64,11 @@ def test_regret_of_a_setting_is_the_loss_that_it_gives_away():
     at = {"n_params": 1e8, "tokens": 4e9}
     found = tune(table, at, setting={"peak_learning_rate": 1e-2}).best
     true = loss_at(law, found.at, type(found.optimum)(1e-2)) - loss_at(law, found.at, best_setting(law, found.at))
-    assert found.asked is not None
-    assert found.asked.lost == pytest.approx(true, rel=1e-3)
+    assert found.requested is not None
+    assert found.requested.lost == pytest.approx(true, rel=1e-3)
     noisy = tune(drawn("rates", noise=NOISE)[1], at, setting={"learning_rate": 1e-2}).best
-    assert noisy.asked is not None
-    lo, hi = noisy.asked.interval
+    assert noisy.requested is not None
+    lo, hi = noisy.requested.interval
     assert lo < true < hi
     (inside,) = noisy.inside.values()
     low, high = noisy.intervals["learning_rate"]

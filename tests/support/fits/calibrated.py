@@ -152,10 +152,10 @@ def clean_findings(design: Design, study: int) -> Iterator[Outcome]:
 
 def faulty_findings(design: Design, study: int) -> Iterator[Outcome]:
     """Whether each fault of a study is seen: any warning."""
-    for name, spoiled in FAULTS.items():
-        table = spoiled(design, _rng(design, study))
+    for name, damaged in FAULTS.items():
+        table = damaged(design, _rng(design, study))
         yield replace(_warned(table), quantity=name)
-        if spoiled is _one_bad_run:
+        if damaged is _one_bad_run:
             named = "outliers" in [f.code for f in diagnose(fit("chinchilla", table), None, table)]
             yield Outcome(f"named: {name}", 0, named)
 

@@ -56,7 +56,7 @@ class Known:
     path: Path
     table: pd.DataFrame
     unit: str
-    told: list[str] = field(default_factory=list)  # what the dialect is, in words
+    message: list[str] = field(default_factory=list)  # what the dialect is, in words
     options: dict = field(default_factory=dict)  # of an import: what the source does not tell
 
 
@@ -97,10 +97,10 @@ def write_dialect(rng: np.random.Generator, folder: Path) -> Known:
         states = np.where(finished, "finished", rng.choice(STATES, len(table)))
         written[str(rng.choice(["state", "run_state", "Status"]))] = states.tolist()
     frame = pd.DataFrame(written)[rng.permutation(list(written))]
-    path, told = _save(frame, form, rng, folder)
-    told += [f"{names[q]} ({style[q]})" for q in quantities]
+    path, message = _save(frame, form, rng, folder)
+    message += [f"{names[q]} ({style[q]})" for q in quantities]
     expected = table[[*labels, "n_params", "tokens", "flops", "loss"]][finished].reset_index(drop=True)
-    return Known(path, expected, UNITS.get(names["loss"], "nats/token"), told)
+    return Known(path, expected, UNITS.get(names["loss"], "nats/token"), message)
 
 
 def _scaled(values: pd.Series, unit: float | Callable) -> pd.Series:
@@ -135,15 +135,15 @@ def _save(frame: pd.DataFrame, form: str, rng: np.random.Generator, folder: Path
     separator = "\t" if form == "tsv" else str(rng.choice([",", ",", ";", "\t", "|"]))
     decimal = "," if separator == ";" and rng.random() < 0.5 else "."
     text = frame.to_csv(index=False, sep=separator, decimal=decimal)
-    told = [form, f"separator {separator!r}", f"decimal {decimal}"]
+    message = [form, f"separator {separator!r}", f"decimal {decimal}"]
     if rng.random() < 0.2:
-        text, told = f"# our runs, {len(frame)} of them\n{text}", [*told, "a comment"]
+        text, message = f"# our runs, {len(frame)} of them\n{text}", [*message, "a comment"]
     if rng.random() < 0.3:
-        text, told = text.replace("\n", "\r\n"), [*told, "Windows' lines"]
+        text, message = text.replace("\n", "\r\n"), [*message, "Windows' lines"]
     encoding = str(rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-be"]))
     raw = b"\xfe\xff" + text.encode(encoding) if encoding == "utf-16-be" else text.encode(encoding)
     path.write_bytes(gzip.compress(raw) if form == "csv.gz" else raw)
-    return path, [*told, encoding]
+    return path, [*message, encoding]
 
 
 def _json_text(frame: pd.DataFrame, form: str) -> str:

@@ -75,10 +75,10 @@ def interleaved(rng: np.random.Generator, folder: Path) -> Known:
     streams = []
     for run in runs:
         head = [f"tokens per iteration will be: {run.batch:,}", f"number of parameters: {run.n_params / 1e6:.2f}M"]
-        told = [f"step {step}: train loss {loss - 0.1:.4f}, val loss {loss:.4f}" for step, _, loss in run.points]
+        message = [f"step {step}: train loss {loss - 0.1:.4f}, val loss {loss:.4f}" for step, _, loss in run.points]
         if rng.random() < 0.3:  # stopped and begun again from the first evaluation
-            told = [*told[:2], *head, *told[1:]]
-        streams.append([form.format(run.name) + line for line in head + told])
+            message = [*message[:2], *head, *message[1:]]
+        streams.append([form.format(run.name) + line for line in head + message])
     lines: list[str] = []
     while any(streams):
         chosen = [stream for stream in streams if stream]

@@ -42,10 +42,10 @@ def some_runs(rng: np.random.Generator, most: int = 4) -> list[Run]:
     return runs
 
 
-def known(path: Path, runs: Sequence[Run], told: str, *, options: dict | None = None, named: bool = True) -> Known:
+def known(path: Path, runs: Sequence[Run], message: str, *, options: dict | None = None, named: bool = True) -> Known:
     """What a source of these runs holds; `named` where it tells their names."""
     rows = [{"n_params": run.n_params, "tokens": run.end[1], "loss": run.end[2]} for run in runs]
     table = pd.DataFrame(rows).astype(float)
     if named:
         table.insert(0, "run_id", [run.name for run in runs])
-    return Known(path, table, "nats/token", [told], options or {})
+    return Known(path, table, "nats/token", [message], options or {})

@@ -329,7 +329,7 @@ def lm_eval(rng: np.random.Generator, folder: Path) -> Known:
     order = np.argsort([run.name for run in runs])
     runs = [runs[k] for k in order]
     found = known(folder, runs, f"lm-eval, {measure}", options=options)
-    return Known(folder, found.table.assign(loss=[losses[k] for k in order]), "nats/byte", found.told, options)
+    return Known(folder, found.table.assign(loss=[losses[k] for k in order]), "nats/byte", found.message, options)
 
 
 PROGRAMS: tuple[Callable[[np.random.Generator, Path], Known], ...] = (

@@ -120,25 +120,25 @@ def together(processes: int, arguments: list[str]) -> tuple[list[int], str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    with tempfile.TemporaryFile("w+") as told:
-        ranks = [_forked(i, processes, meeting, arguments, told) for i in range(processes)]
+    with tempfile.TemporaryFile("w+") as message:
+        ranks = [_forked(i, processes, meeting, arguments, message) for i in range(processes)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(ranks[0], 0)[1])]
         for rank in ranks[1:]:
             if codes[0]:
                 os.kill(rank, signal.SIGKILL)
             codes.append(os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]))
-        told.seek(0)
-        return codes, told.read()
+        message.seek(0)
+        return codes, message.read()
 
 
-def _forked(rank: int, processes: int, meeting: dict[str, str], arguments: list[str], told: TextIO) -> int:
+def _forked(rank: int, processes: int, meeting: dict[str, str], arguments: list[str], message: TextIO) -> int:
     """Number of a fork of this process that does the job."""
     if child := os.fork():
         return child
     code = 1
     try:
         if rank == 0:
-            os.dup2(told.fileno(), 2)
+            os.dup2(message.fileno(), 2)
         os.environ |= meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         main(Path(arguments[0]), *arguments[1:])
         code = 0

@@ -49,7 +49,7 @@ def test_a_loss_that_is_no_number_in_a_log_is_of_a_run_that_diverged(tmp_path, k
         "megatron": " validation loss at iteration {step} | lm loss value: {loss} | lm loss PPL: 2.0E+01 | ",
     }[kind]
     for loss in ("nan", "inf"):
-        told = [lines.format(step=100, loss="3.0"), lines.format(step=200, loss=loss)]
-        (tmp_path / "a.log").write_text("number of parameters: 1.00M\n" + "\n".join(told) + "\n")
+        message = [lines.format(step=100, loss="3.0"), lines.format(step=200, loss=loss)]
+        (tmp_path / "a.log").write_text("number of parameters: 1.00M\n" + "\n".join(message) + "\n")
         with pytest.raises(SourceError, match="its last loss is not a positive number: it diverged"):
             import_source(tmp_path / "a.log", "auto", ImportOptions(n_params={"": 1e6}, batch_tokens={"": 1e4}), {})

@@ -47,7 +47,7 @@ def growing_log(path: Path, *, first: int, last: int, grown: int, every: int, he
 
     Returns the samples consumed at each evaluation.
     """
-    lines, consumed, told = [head.format(batch=last)], 0, {}
+    lines, consumed, message = [head.format(batch=last)], 0, {}
     for step in range(1, 241):
         batch = first if step <= grown else last
         consumed += batch
@@ -57,30 +57,30 @@ def growing_log(path: Path, *, first: int, last: int, grown: int, every: int, he
                 f"global batch size: {batch:>5} | lm loss: 4.0E+00 |\n"
             )
         if step % 50 == 0 or step == 240:
-            told[step] = consumed
+            message[step] = consumed
             lines.append(f" validation loss at iteration {step} | lm loss value: {4 - step / 1000:.6E} |\n")
     path.write_text("".join(lines))
-    return told
+    return message
 
 
 @pytest.mark.parametrize("every", [1, 7, 50, 100])
 @pytest.mark.parametrize(("first", "grown"), [(64, 240), (8, 100), (16, 170)])
 def test_tokens_are_the_samples_consumed_whether_the_batch_grows_or_not(tmp_path, first, grown, every):
-    told = growing_log(tmp_path / "ramp.log", first=first, last=64, grown=grown, every=every)
+    message = growing_log(tmp_path / "ramp.log", first=first, last=64, grown=grown, every=every)
     found = read(tmp_path / "ramp.log")
     got = dict(zip(found.table["step"], found.table["tokens"], strict=True))
     between = every * (64 - first) * 512  # at most, where the batch grows between two lines
-    assert all(abs(got[step] - samples * 512) <= between for step, samples in told.items())
-    assert got[240] == told[240] * 512
+    assert all(abs(got[step] - samples * 512) <= between for step, samples in message.items())
+    assert got[240] == message[240] * 512
     assert ("the batch grows" in " ".join(found.notes)) == (grown < 240)
 
 
 def test_a_batch_that_the_samples_of_a_log_contradict_is_refused_and_its_remedy_works(tmp_path):
-    told = growing_log(tmp_path / "ramp.log", first=8, last=64, grown=100, every=20, head="")
+    message = growing_log(tmp_path / "ramp.log", first=8, last=64, grown=100, every=20, head="")
     options = {"n_params": {"": 1e6}, "batch_tokens": {"": 64 * 512}}
     with pytest.raises(SourceError, match=r"--batch-tokens 32768: the steps of ramp are of several batches") as refused:
         import_source(tmp_path / "ramp.log", "auto", ImportOptions(**options), {})
     assert "--tokens ramp=VALUE" in str(refused.value)
-    given = ImportOptions(n_params={"": 1e6}, tokens={"ramp": told[240] * 512})
+    given = ImportOptions(n_params={"": 1e6}, tokens={"ramp": message[240] * 512})
     table = import_source(tmp_path / "ramp.log", "auto", given, {}).table
-    assert table["tokens"].tolist() == [samples * 512 for samples in told.values()]
+    assert table["tokens"].tolist() == [samples * 512 for samples in message.values()]

@@ -137,7 +137,7 @@ def test_random_runs_one_after_the_other_come_back(tmp_path_factory, log, prefix
 @given(st.integers(0, 2**32), st.sampled_from([interleaved, nanogpt]))
 def test_runs_of_one_log_come_back_mixed_by_label_or_one_after_the_other(tmp_path_factory, seed, write):
     known = write(np.random.default_rng(seed), tmp_path_factory.mktemp("logs"))
-    assert difference(known, *by_import(known.path)) == "", known.told
+    assert difference(known, *by_import(known.path)) == "", known.message
 
 
 @pytest.mark.slow

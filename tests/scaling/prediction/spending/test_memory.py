@@ -75,7 +75,7 @@ def test_a_law_without_tokens_is_given_those_of_the_table():
 
 
 @pytest.mark.parametrize(
-    ("table", "asked", "error", "says"),
+    ("table", "requested", "error", "says"),
     [
         (RUNS.drop(columns="experts"), {}, ValueError, "experts"),
         (RUNS.drop(columns="tokens"), {}, PredictError, "lacks tokens"),
@@ -85,9 +85,9 @@ def test_a_law_without_tokens_is_given_those_of_the_table():
         (RUNS, {"bytes_per_parameter": 0.0}, ValueError, "bytes_per_parameter=0: it must be"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_in_one_line(table, asked, error, says):
+def test_what_cannot_be_answered_is_refused_in_one_line(table, requested, error, says):
     with pytest.raises(error, match=says) as refused:
-        predict_memory(table, **{"flops": 1e20, "memory": 4e9} | asked)
+        predict_memory(table, **{"flops": 1e20, "memory": 4e9} | requested)
     assert "\n" not in str(refused.value)
 
 

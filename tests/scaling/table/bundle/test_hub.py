@@ -87,20 +87,20 @@ def ended(hub, commands, tmp_path):
 @pytest.mark.process
 def test_a_bundle_on_the_hub_is_read_and_verified_as_the_folder_is(hub, ended, tmp_path):
     pytest.importorskip("huggingface_hub")
-    code, told = ended("compact", "hf://datasets/anna/runs", "-o", "far.parquet")
-    assert code == 0, told
-    code, told = ended("compact", hub[1], "-o", "near.parquet")
-    assert code == 0, told
+    code, message = ended("compact", "hf://datasets/anna/runs", "-o", "far.parquet")
+    assert code == 0, message
+    code, message = ended("compact", hub[1], "-o", "near.parquet")
+    assert code == 0, message
     assert (tmp_path / "far.parquet").read_bytes() == (tmp_path / "near.parquet").read_bytes()
-    code, told = ended("share", "--check", "hf://datasets/anna/runs@main")
-    assert code == 0, told
-    assert "hf://datasets/anna/runs@main: verifies: 3 runs, the ids of 3 follow" in told
-    code, told = ended("compact", "hf://datasets/anna/runs/runs.parquet", "-o", "one.parquet")
-    assert code == 0, told
-    code, told = ended("fit", "hf://datasets/anna/nothing")
+    code, message = ended("share", "--check", "hf://datasets/anna/runs@main")
+    assert code == 0, message
+    assert "hf://datasets/anna/runs@main: verifies: 3 runs, the ids of 3 follow" in message
+    code, message = ended("compact", "hf://datasets/anna/runs/runs.parquet", "-o", "one.parquet")
+    assert code == 0, message
+    code, message = ended("fit", "hf://datasets/anna/nothing")
     assert code == 2
-    assert told.startswith("isoflop: hf://datasets/anna/nothing: the Hub did not give it (")
-    assert len(told.splitlines()) == 1
+    assert message.startswith("isoflop: hf://datasets/anna/nothing: the Hub did not give it (")
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

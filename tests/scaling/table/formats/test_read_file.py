@@ -293,7 +293,7 @@ def test_a_sheet_of_what_is_no_spreadsheet_is_refused(tmp_path):
 def test_a_known_table_comes_back_from_every_dialect(tmp_path_factory, seed):
     known = write_dialect(np.random.default_rng(seed), tmp_path_factory.mktemp("dialect"))
     for door in (by_fit, by_import):
-        assert difference(known, *door(known.path)) == "", known.told
+        assert difference(known, *door(known.path)) == "", known.printed
 
 
 FILES = ROOT / "tests" / "support" / "files" / "tables"

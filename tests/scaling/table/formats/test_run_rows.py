@@ -37,12 +37,12 @@ def test_runs_in_a_csv_are_read_in_the_types_of_runs(as_csv, study_table):
 
 @pytest.mark.parametrize("column", [c for c in COLUMNS if c.dtype != "string"], ids=lambda c: c.name)
 def test_a_word_among_the_numbers_of_runs_is_named(as_csv, column):
-    def spoiled(frame):
+    def damaged(frame):
         return frame.assign(**{column.name: frame[column.name].where(frame.index != 7, "many")})
 
     kind = "true or false" if column.dtype == "bool" else "a (whole )?number( of [01] or more)?"
     with pytest.raises(ValueError, match=rf"study\.csv: {column.name} is not {kind} in 1 of \d+ rows .*'many'"):
-        as_csv(spoiled)
+        as_csv(damaged)
 
 
 BY_THESE = ("final", "state", "n_params_total", *(f"n_params_{group}" for group in PARAM_GROUPS))  # runs are known
@@ -106,7 +106,7 @@ def test_counts_are_no_less_than_they_can_be(as_csv, name):
 @pytest.mark.parametrize("change", [{"n_layer": "many"}, {"loss": "none"}, {"tokens": -1.0}])
 def test_spoiled_runs_are_not_read_as_something_else(study_table, tmp_path, change):
     """An importer reads a CSV of curves by other conventions, in silence if the runs in it were taken for some."""
-    spoiled = study_table.astype(object).assign(**change)
-    spoiled.to_csv(tmp_path / "study.csv", index=False)
+    damaged = study_table.astype(object).assign(**change)
+    damaged.to_csv(tmp_path / "study.csv", index=False)
     with pytest.raises(ValueError, match=f"study\\.csv: .*{next(iter(change))}"):
         points(isoflop.read_table(tmp_path / "study.csv"))
