@@ -19,9 +19,10 @@ from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approa
 from isoflop.scaling.findings.sensitivity import exponent_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.verdict import CONVENTIONS
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, Huber, fit, search_for_fits
 from isoflop.scaling.fitting.objective import Objective
-from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife, jackknife_together
+from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife, jackknife_together
 from isoflop.scaling.laws import columns_read, get_law, law_name
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.mixtures.table import FEWEST_DOMAINS, domains_in

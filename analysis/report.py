@@ -19,7 +19,7 @@ from isoflop.analysis.style import style
 from isoflop.answer import Answer
 from isoflop.arguments import RESAMPLES, SEED, check
 from isoflop.printable import code_span, plain_markdown
-from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.fitting.search.kept_searches import keep_searches
 from isoflop.scaling.laws import Law, law_name
 from isoflop.scaling.prediction.registered.register import data_hash
 

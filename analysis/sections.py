@@ -11,8 +11,8 @@ import pandas as pd
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures.runs.cost import trained_tokens
 from isoflop.analysis.style import LEVEL, count
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, falls_text
-from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.laws.special_functions import chdtri
 from isoflop.scaling.selection.holdout import HoldOut
 from isoflop.scaling.selection.rolling_origins import BASELINE

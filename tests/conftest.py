@@ -108,7 +108,7 @@ def found_searches():
 @pytest.fixture(scope="module")
 def kept_searches(found_searches):
     """What one test searched for is there for the others, to the bit: for files that are not of searches."""
-    from isoflop.scaling.fitting.kept_searches import keep_searches
+    from isoflop.scaling.fitting.search.kept_searches import keep_searches
 
     with keep_searches(found_searches):
         yield

@@ -24,8 +24,8 @@ from isoflop.analysis.style import (
     readable,
 )  # fmt: skip
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit
-from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.published import PUBLISHED, Published
 

@@ -22,8 +22,8 @@ from isoflop.analysis.style import (
     readable,
 )
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit
-from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.laws.law import Allocation
 
 FEWEST_DISTINCT = 100  # draws: a handful of clusters has few different resamples, and no density

@@ -25,8 +25,9 @@ from isoflop.analysis.style import (
     loss_label,
     new_axes,
 )
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit
-from isoflop.scaling.fitting.uncertainty import Draws, predict_runs
+from isoflop.scaling.fitting.uncertainty import predict_runs
 from isoflop.scaling.table.law_inputs import components, unlike
 
 N_LEVELS = 14

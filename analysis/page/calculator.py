@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from isoflop.analysis.style import LEVEL
+from isoflop.scaling.fitting.draws import Draws, family
 from isoflop.scaling.fitting.fit import Fit
-from isoflop.scaling.fitting.uncertainty import Draws, family
 from isoflop.scaling.laws.law import Law
 
 QUANTITIES = ("flops", "n_params", "tokens", "loss")

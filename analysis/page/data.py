@@ -9,8 +9,9 @@ import pandas as pd
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.style import LEVEL
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups, isoflop_profiles
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, search_for_fits
-from isoflop.scaling.fitting.uncertainty import Draws, jackknife
+from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.law import Allocation
 from isoflop.scaling.selection.preference import candidates
 from isoflop.scaling.table.conventions import Points

@@ -8,7 +8,8 @@ import numpy as np
 
 from isoflop.scaling.approaches.allocation import NoAllocationError, allocation
 from isoflop.scaling.approaches.isoflop_profiles import MIN_SIZES, IsoflopProfile, budget_groups, isoflop_profiles
-from isoflop.scaling.fitting.fit import Fit, refit
+from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.fitting.refit import refit
 from isoflop.scaling.table.conventions import FORECAST_ERROR, Points
 
 READ = ("n_params", "tokens", "flops", "loss", FORECAST_ERROR)

@@ -12,8 +12,8 @@ from isoflop.scaling.findings.residual_checks import RESIDUAL_CHECKS
 from isoflop.scaling.findings.settings import SETTING_CHECKS, setting_findings
 from isoflop.scaling.findings.table_checks import TABLE_CHECKS
 from isoflop.scaling.findings.units import unit_findings, units
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit
-from isoflop.scaling.fitting.uncertainty import Draws
 
 if TYPE_CHECKING:
     from isoflop.scaling.approaches.approaches import Approaches

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit
-from isoflop.scaling.fitting.uncertainty import Draws
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.table.conventions import Points, counted_rows
 from isoflop.scaling.table.runs import final_rows, is_runs

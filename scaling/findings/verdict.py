@@ -9,11 +9,12 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.scaling.findings.diagnose import Finding, diagnose, refused
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
-from isoflop.scaling.fitting.kept_searches import keep_searches
 from isoflop.scaling.fitting.objective import LeastSquares, Objective
-from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, intervals, jackknife
+from isoflop.scaling.fitting.search.kept_searches import keep_searches
+from isoflop.scaling.fitting.uncertainty import bootstrap, intervals, jackknife
 from isoflop.scaling.laws import columns_read
 from isoflop.scaling.table.columns import near_match
 from isoflop.scaling.table.conventions import points

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from isoflop.scaling.fitting.objective import Solution, Task
-from isoflop.scaling.fitting.search import go_on
+from isoflop.scaling.fitting.search.search import go_on
 from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.laws.curves.curve_law import CURVE_LAWS, CoolingLaw, CurveLaw, Prior
 from isoflop.scaling.laws.curves.sums import CurveRows, Units, compile_run, join

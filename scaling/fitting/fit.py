@@ -4,8 +4,7 @@ A fit minimises the weighted sum (never the mean) of Huber's function, or of hal
 of loss, from many starts, all of which are kept. Nothing here prints, draws or writes.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -15,31 +14,21 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import NOT_NEGATIVE, SEED, check, whole
-from isoflop.scaling.fitting.kept_searches import search_ahead, search_once
 from isoflop.scaling.fitting.noise_model import falling_power
-from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective, Solution, Task
-from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.search import Requested, go_on, robust_scale, search
-from isoflop.scaling.fitting.solver.minimise import minimise_together
-from isoflop.scaling.laws import columns_read, get_law
+from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective, Solution
+from isoflop.scaling.fitting.problem import FitError, FitProblem, fit_problem, law_inputs
+from isoflop.scaling.fitting.search.kept_searches import search_ahead, search_once
+from isoflop.scaling.fitting.search.search import Requested, robust_scale
+from isoflop.scaling.laws import columns_read
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
 from isoflop.scaling.table.conventions import FORECAST_ERROR, Points, is_measured, points
-from isoflop.scaling.table.curves import CURVES
 from isoflop.scaling.table.formats.data_frame import as_frame
-from isoflop.scaling.table.law_inputs import input_values
 
-__all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "refit", "robust_scale"]
+__all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "robust_scale"]
 
-MOST_SEARCHED = 20  # refits of one batch that are searched for from new starts, each as dear as a whole fit
 EXACT_NOISE = 1e-9  # of ln loss: below, the data lie on the law
 SAME_BASIN = 1e-9  # relative difference of the objective between starts that found the same optimum
-
-
-class FitError(ValueError):
-    """The data determine no law of this form."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -202,24 +191,6 @@ def predict_loss(law: Law, frame: pd.DataFrame) -> Array:
         return np.asarray(law(*law_inputs(type(law), frame).values()), dtype=float)
 
 
-def law_inputs(
-    form: type[Law], frame: pd.DataFrame, lacking: Mapping[str, str] | None = None, name: str = ""
-) -> dict[str, Array]:
-    """The columns (n,) that a form reads, by symbol; of a vector its components (k, n).
-
-    Raises FitError naming one that is not in every row, with what `lacking` says of it, and the law by the `name` that
-    it was requested.
-    """
-    columns = {}
-    for symbol, read in form.reads().items():
-        values = input_values(frame, read)
-        if values is None:
-            why = (lacking or {}).get(read.name, "add it or choose another law")
-            raise FitError(f"law {name or form.name} needs the column {read.name!r} in every row; {why}")
-        columns[symbol] = values
-    return columns
-
-
 def fit(
     form: type[Law] | str,
     data: "pd.DataFrame | Points",
@@ -271,7 +242,7 @@ def fit(
         data, weights, falls = replace(data, frame=data.frame.assign(excess=excess)), given, alone.falls
     weights = _weights(weights, data.frame)
     estimate = falls is None and objective.delta == "auto" and np.ptp(weights) == 0
-    problem = _problem(form, data, weights, objective, fixed or {}, tied, free)
+    problem = fit_problem(form, data, weights, objective, fixed or {}, tied, free)
 
     def solve(falls: float) -> Fit:
         spread = spread_of(data.frame, falls)
@@ -295,34 +266,12 @@ def search_for_fits(pairs: Iterable[tuple[str, Points]], objective: Objective, *
             continue
         try:
             weights = _weights(None, data.frame)
-            problem = _problem(law, data, weights, objective, {}, False, ())
+            problem = fit_problem(law, data, weights, objective, {}, False, ())
         except ValueError:
             continue
         spread = spread_of(data.frame, falls)
         requested.append(Requested(problem, weights / (spread * spread), spread))
     search_ahead(requested, objective)
-
-
-def _problem(
-    form: type[Law] | str,
-    data: Points,
-    weights: Array,
-    objective: Objective,
-    fixed: Mapping[str, float],
-    tied: bool,
-    free: tuple[str, ...],
-) -> FitProblem:
-    """What is to be fitted. Raises FitError where the data cannot determine it, ValueError on a wrong name."""
-    name = form if isinstance(form, str) and ":" not in form else ""
-    if isinstance(form, str):
-        form, preset = get_law(form)
-        free, tied, fixed = (*preset.free, *free), preset.tied or tied, {**preset.fixed, **fixed}
-    pinned = _pinned(form, {**_ceiling(form, data.frame, free), **fixed}, free, tied)
-    columns = law_inputs(form, data.frame, data.lacking, name)
-    loss = data.frame["loss"].to_numpy(float)
-    problem = FitProblem(form, columns, loss, pinned, tied, objective.residual == "log")
-    _check_enough(problem, weights, data.notes)
-    return problem
 
 
 def _falls(fitted: Fit) -> float:
@@ -377,69 +326,6 @@ def _conclude(
     )  # fmt: skip
 
 
-def refit(fit: Fit, weights: Array, *, tolerance: float = 1e-11) -> Solution:
-    """Refit under other row weights (B, n) at the fit's delta, each from the fit's optimum.
-
-    Refits that still move after the usual number of steps go on together; those that then still do are searched for
-    from new starts, up to MOST_SEARCHED of them.
-    """
-    return refit_together([fit], [weights], tolerance=tolerance)[0]
-
-
-def refit_together(fits: Sequence[Fit], weights: Sequence[Array], *, tolerance: float = 1e-11) -> list[Solution]:
-    """What `refit` finds for each of some fits of one form, to the bit; they take their steps together."""
-    tasks = [
-        Task(fit.problem, np.repeat(fit.theta[None], len(own), axis=0), fit.deltas, own)
-        for fit, own in zip(fits, weights, strict=True)
-    ]
-    warm = minimise_together(tasks, tolerance=tolerance, damping=1e-3)
-    warm = go_on(tasks, warm, [~solution.converged for solution in warm], tolerance=tolerance, curved=True)
-    return [_searched(fit, own, solution) for fit, own, solution in zip(fits, weights, warm, strict=True)]
-
-
-def _searched(fit: Fit, weights: Array, warm: Solution) -> Solution:
-    """Refits with those that have not converged searched for from new starts, up to MOST_SEARCHED of them."""
-    theta, value, converged = warm.theta.copy(), warm.value.copy(), warm.converged.copy()
-    exact = replace(fit.objective, delta=fit.delta) if isinstance(fit.objective, Huber) else fit.objective
-    for i in np.flatnonzero(~converged)[:MOST_SEARCHED]:
-        again, _, _ = search(fit.problem, weights[i], exact, patient=False, spread=fit.spread)
-        best = int(np.argmin(np.where(np.isfinite(again.value), again.value, np.inf)))
-        if again.value[best] <= value[i] * (1 + SAME_BASIN) or not np.isfinite(value[i]):
-            theta[i], value[i], converged[i] = again.theta[best], again.value[best], again.converged[best]
-    return Solution(theta, value, converged, warm.steps)
-
-
-def _pinned(form: type[Law], fixed: Mapping[str, float], free: tuple[str, ...], tied: bool) -> dict[str, float]:
-    names = form.parameters()
-    for name in (*fixed, *free):
-        if name not in names:
-            raise ValueError(f"--fix {name}: {form.name} has no parameter {name!r}; it has {', '.join(names)}")
-    if tied and form.ties is None:
-        raise ValueError(f"{form.name} has no exponents to tie")
-    if tied and form.ties and set(form.ties) & set(fixed):
-        raise ValueError(f"--fix: {' and '.join(form.ties)} are tied: neither can be fixed as well")
-    for name, partner in form.coupled.items():
-        if name in fixed and partner not in fixed:
-            raise ValueError(f"--fix {name}: {form.name}'s {name} can be fixed only together with {partner}")
-    for name, value in fixed.items():
-        low = form.box[name].lo
-        if not (math.isfinite(value) and (low < 0 or value > 0 or value == low == 0)):
-            least = "" if low < 0 else " of at least 0" if low == 0 else " above 0"
-            raise ValueError(f"--fix {name}={value:g}: {form.name} needs a finite {name}{least}")
-    pinned = {p: v for p, v in form.defaults().items() if p not in free}
-    if not set(names) - {*pinned, *fixed}:
-        raise ValueError(f"--fix: every parameter of {form.name} is fixed ({', '.join(names)}): leave one free to fit")
-    return pinned | {p: float(v) for p, v in fixed.items()}
-
-
-def _ceiling(form: type[Law], frame: pd.DataFrame, free: tuple[str, ...]) -> dict[str, float]:
-    """The form's ceiling, where it has one, at ln of the table's vocabulary: the loss of a uniform guess."""
-    if form.ceiling_name is None or form.ceiling_name in free or "vocab_size" not in frame:
-        return {}
-    sizes = frame["vocab_size"].unique()
-    return {form.ceiling_name: float(np.log(sizes[0]))} if len(sizes) == 1 and sizes[0] > 1 else {}
-
-
 def _with_weights(table: pd.DataFrame, weights: pd.Series) -> pd.DataFrame:
     """The table with `weights` as its column of weights, by their index. Raises ValueError where an index has none."""
     same = weights.index.equals(table.index)
@@ -462,21 +348,3 @@ def _weights(weights: Any, frame: pd.DataFrame) -> Array:
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise ValueError("weights must be finite, not negative and not all zero")
     return weights
-
-
-def _check_enough(problem: FitProblem, weights: Array, notes: Sequence[str]) -> None:
-    used, needed = int(np.sum(weights > 0)), len(problem.free)
-    if used < needed:
-        curves = next((note for note in notes if CURVES in note), "")
-        apart = f" ({curves}; rows that are runs of their own need a column run_id, with a name for each)"
-        raise FitError(
-            f"{used} data points cannot determine the {needed} free parameters of {problem.form.name} "
-            f"({', '.join(problem.free)}): add runs or fix parameters{apart if curves else ''}"
-        )
-    if len(problem.loss) > 1 and np.ptp(problem.loss) == 0 and needed > 1:
-        raise FitError(f"every data point has the same loss ({problem.loss[0]:g}): there is nothing to fit")
-    for letter, read in problem.form.reads().items():
-        column = problem.columns[letter]
-        if letter != "U" and not np.ptp(column, axis=-1).any() and needed > 1:
-            value = " ".join(f"{v:g}" for v in np.atleast_2d(column)[:, 0])
-            raise FitError(f"every data point has the same {read.name} ({value}): {problem.form.name} needs it to vary")

@@ -5,8 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, falls_text, number
-from isoflop.scaling.fitting.uncertainty import Draws, intervals
+from isoflop.scaling.fitting.uncertainty import intervals
 from isoflop.scaling.table.json_plain import plain
 
 

@@ -1,18 +1,31 @@
-"""`FitProblem`: a form on data, as residuals in the coordinates that the solver moves in.
+"""`FitProblem`: a form on data, as residuals in the coordinates that the solver moves in; `fit_problem` makes one.
 
 Columns are centred (divided by their geometric means) where the form allows a change of unit, amplitudes enter as
 logarithms, the floor linearly with its bound at 0. Parameters that are fixed or tied leave the coordinates.
 """
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
+from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.laws import get_law
 from isoflop.scaling.laws.law import Array, Law
+from isoflop.scaling.table.conventions import Points
+from isoflop.scaling.table.curves import CURVES
+from isoflop.scaling.table.law_inputs import input_values
 
 DIFFERENCE = 1e-5  # step of the differences that stand in for a curvature the form does not give
+
+
+class FitError(ValueError):
+    """The data determine no law of this form."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -227,3 +240,95 @@ class FitProblem:
         )
         part.__dict__["units"] = self.units
         return part
+
+
+def fit_problem(
+    form: type[Law] | str,
+    data: Points,
+    weights: Array,
+    objective: Objective,
+    fixed: Mapping[str, float],
+    tied: bool,
+    free: tuple[str, ...],
+) -> FitProblem:
+    """What is to be fitted: a form, or the name of one, on points.
+
+    Raises FitError where the data cannot determine it, ValueError on a wrong name.
+    """
+    name = form if isinstance(form, str) and ":" not in form else ""
+    if isinstance(form, str):
+        form, preset = get_law(form)
+        free, tied, fixed = (*preset.free, *free), preset.tied or tied, {**preset.fixed, **fixed}
+    pinned = _pinned(form, {**_ceiling(form, data.frame, free), **fixed}, free, tied)
+    columns = law_inputs(form, data.frame, data.lacking, name)
+    loss = data.frame["loss"].to_numpy(float)
+    problem = FitProblem(form, columns, loss, pinned, tied, objective.residual == "log")
+    _check_enough(problem, weights, data.notes)
+    return problem
+
+
+def law_inputs(
+    form: type[Law], frame: pd.DataFrame, lacking: Mapping[str, str] | None = None, name: str = ""
+) -> dict[str, Array]:
+    """The columns (n,) that a form reads, by symbol; of a vector its components (k, n).
+
+    Raises FitError naming one that is not in every row, with what `lacking` says of it, and the law by the `name` that
+    it was requested.
+    """
+    columns = {}
+    for symbol, read in form.reads().items():
+        values = input_values(frame, read)
+        if values is None:
+            why = (lacking or {}).get(read.name, "add it or choose another law")
+            raise FitError(f"law {name or form.name} needs the column {read.name!r} in every row; {why}")
+        columns[symbol] = values
+    return columns
+
+
+def _pinned(form: type[Law], fixed: Mapping[str, float], free: tuple[str, ...], tied: bool) -> dict[str, float]:
+    names = form.parameters()
+    for name in (*fixed, *free):
+        if name not in names:
+            raise ValueError(f"--fix {name}: {form.name} has no parameter {name!r}; it has {', '.join(names)}")
+    if tied and form.ties is None:
+        raise ValueError(f"{form.name} has no exponents to tie")
+    if tied and form.ties and set(form.ties) & set(fixed):
+        raise ValueError(f"--fix: {' and '.join(form.ties)} are tied: neither can be fixed as well")
+    for name, partner in form.coupled.items():
+        if name in fixed and partner not in fixed:
+            raise ValueError(f"--fix {name}: {form.name}'s {name} can be fixed only together with {partner}")
+    for name, value in fixed.items():
+        low = form.box[name].lo
+        if not (math.isfinite(value) and (low < 0 or value > 0 or value == low == 0)):
+            least = "" if low < 0 else " of at least 0" if low == 0 else " above 0"
+            raise ValueError(f"--fix {name}={value:g}: {form.name} needs a finite {name}{least}")
+    pinned = {p: v for p, v in form.defaults().items() if p not in free}
+    if not set(names) - {*pinned, *fixed}:
+        raise ValueError(f"--fix: every parameter of {form.name} is fixed ({', '.join(names)}): leave one free to fit")
+    return pinned | {p: float(v) for p, v in fixed.items()}
+
+
+def _ceiling(form: type[Law], frame: pd.DataFrame, free: tuple[str, ...]) -> dict[str, float]:
+    """The form's ceiling, where it has one, at ln of the table's vocabulary: the loss of a uniform guess."""
+    if form.ceiling_name is None or form.ceiling_name in free or "vocab_size" not in frame:
+        return {}
+    sizes = frame["vocab_size"].unique()
+    return {form.ceiling_name: float(np.log(sizes[0]))} if len(sizes) == 1 and sizes[0] > 1 else {}
+
+
+def _check_enough(problem: FitProblem, weights: Array, notes: Sequence[str]) -> None:
+    used, needed = int(np.sum(weights > 0)), len(problem.free)
+    if used < needed:
+        curves = next((note for note in notes if CURVES in note), "")
+        apart = f" ({curves}; rows that are runs of their own need a column run_id, with a name for each)"
+        raise FitError(
+            f"{used} data points cannot determine the {needed} free parameters of {problem.form.name} "
+            f"({', '.join(problem.free)}): add runs or fix parameters{apart if curves else ''}"
+        )
+    if len(problem.loss) > 1 and np.ptp(problem.loss) == 0 and needed > 1:
+        raise FitError(f"every data point has the same loss ({problem.loss[0]:g}): there is nothing to fit")
+    for letter, read in problem.form.reads().items():
+        column = problem.columns[letter]
+        if letter != "U" and not np.ptp(column, axis=-1).any() and needed > 1:
+            value = " ".join(f"{v:g}" for v in np.atleast_2d(column)[:, 0])
+            raise FitError(f"every data point has the same {read.name} ({value}): {problem.form.name} needs it to vary")

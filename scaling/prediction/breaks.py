@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, law_inputs
+from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit
 from isoflop.scaling.fitting.noise_model import NoiseModel, clipped, noise_model, orthonormal
 from isoflop.scaling.fitting.objective import huber
+from isoflop.scaling.fitting.problem import law_inputs
 from isoflop.scaling.laws.law import Array, Law
 from isoflop.scaling.laws.published import exponent_drift
 from isoflop.scaling.selection.averaging import Forecast, softmax

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.diagnose import Finding, diagnose
+from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.fitting.fit_text import fit_dict
-from isoflop.scaling.fitting.uncertainty import Draws, bootstrap, jackknife
+from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
 from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Allocation, Array, Box, Law

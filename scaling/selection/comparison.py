@@ -14,7 +14,7 @@ from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
-from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.fitting.search.kept_searches import keep_searches
 from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.likelihood_ratio import LikelihoodRatioTest, likelihood_ratio_tests

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.fitting.fit import Fit, FitError, fit, law_inputs, search_for_fits
+from isoflop.scaling.fitting.fit import Fit, FitError, fit, search_for_fits
 from isoflop.scaling.fitting.objective import Objective
+from isoflop.scaling.fitting.problem import law_inputs
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import get_law
 from isoflop.scaling.laws.law import Law

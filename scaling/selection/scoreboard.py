@@ -17,8 +17,8 @@ from isoflop.scaling.findings.fit_checks import at_bound, conditioning, converge
 from isoflop.scaling.findings.input_checks import NARROW
 from isoflop.scaling.findings.residual_checks import residuals
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber
-from isoflop.scaling.fitting.kept_searches import keep_searches
 from isoflop.scaling.fitting.objective import Objective, huber
+from isoflop.scaling.fitting.search.kept_searches import keep_searches
 from isoflop.scaling.fitting.uncertainty import jackknife_together
 from isoflop.scaling.laws import PRESETS, columns_read, get_law, law_names, of_size_and_data
 from isoflop.scaling.laws.inputs import Column

@@ -11,7 +11,7 @@ from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.sections import scoreboard, section, verdict
 from isoflop.scaling.approaches.approaches import Approaches
 from isoflop.scaling.approaches.envelope import Envelope
-from isoflop.scaling.fitting import kept_searches
+from isoflop.scaling.fitting.search import kept_searches
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit, refit
-from isoflop.scaling.fitting.search import search
+from isoflop.scaling.fitting.fit import Fit, Huber, LeastSquares, fit
+from isoflop.scaling.fitting.refit import refit
+from isoflop.scaling.fitting.search.search import search
 from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
 from tests.support.fits.hard_fits import SURFACE, isoflop
 from tests.support.root import ROOT

@@ -22,7 +22,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 from isoflop.__main__ import main
-from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.fitting.search.kept_searches import keep_searches
 ended = []
 with keep_searches():
     for words in json.load(sys.stdin):

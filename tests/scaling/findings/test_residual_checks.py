@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import t as student
 
 from isoflop.scaling.findings.residual_checks import FAR, SCALES, TAIL, TAILS, _tail_probabilities, beyond_tails
-from isoflop.scaling.fitting.search import robust_scale
+from isoflop.scaling.fitting.search.search import robust_scale
 
 RUNS, FREE = 43, 5  # rows, and parameters of a law whose residuals these could be
 

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit, predict_loss
 from isoflop.scaling.fitting.fit_text import fit_dict
-from isoflop.scaling.fitting.search import robust_scale, weighted_median
+from isoflop.scaling.fitting.search.search import robust_scale, weighted_median
 from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.broken import BNSL
 from isoflop.scaling.laws.chinchilla import Chinchilla

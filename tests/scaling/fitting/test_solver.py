@@ -8,8 +8,8 @@ from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.objective import Anchor, Task, huber
 from isoflop.scaling.fitting.problem import FitProblem
+from isoflop.scaling.fitting.search.starts import nonnegative, random_starts, starts
 from isoflop.scaling.fitting.solver.minimise import LOOK, minimise, minimise_together
-from isoflop.scaling.fitting.starts import nonnegative, random_starts, starts
 from isoflop.scaling.laws.broken import BNSL, BNSLD, BNSLN
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Law

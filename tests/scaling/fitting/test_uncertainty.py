@@ -9,10 +9,11 @@ from scipy.stats import f, norm, t
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting import uncertainty
-from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit, refit
+from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.fit_text import fit_text
 from isoflop.scaling.fitting.profile_likelihood import profile
-from isoflop.scaling.fitting.search import search
+from isoflop.scaling.fitting.refit import refit
+from isoflop.scaling.fitting.search.search import search
 from isoflop.scaling.fitting.solver.minimise import minimise
 from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -284,9 +285,9 @@ def test_refits_that_still_move_go_on_together_before_any_is_searched_for(monkey
     table["loss"] = SURFACE(table["n_params"], table["tokens"]) * np.exp(error)
     fitted = fit("chinchilla", table, objective=Huber(1e-3))
     searched = []
-    monkeypatch.setattr("isoflop.scaling.fitting.fit.MOST_SEARCHED", 3)
+    monkeypatch.setattr("isoflop.scaling.fitting.refit.MOST_SEARCHED", 3)
     monkeypatch.setattr(
-        "isoflop.scaling.fitting.fit.search", lambda *args, **kwargs: searched.append(1) or search(*args, **kwargs)
+        "isoflop.scaling.fitting.refit.search", lambda *args, **kwargs: searched.append(1) or search(*args, **kwargs)
     )
     weights = np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12), size=40).astype(float)
     usual = minimise(fitted.problem, np.tile(fitted.theta, (40, 1)), delta=1e-3, weights=weights, tolerance=1e-11,
@@ -296,7 +297,7 @@ def test_refits_that_still_move_go_on_together_before_any_is_searched_for(monkey
     assert ended.converged.all()
     assert np.all(ended.value <= usual.value * (1 + 1e-9))
     assert not searched
-    monkeypatch.setattr("isoflop.scaling.fitting.search.MOST_STEPS", 2)
+    monkeypatch.setattr("isoflop.scaling.fitting.search.search.MOST_STEPS", 2)
     hasty = refit(fitted, weights)
     assert len(searched) == 3
     assert hasty.converged.mean() >= usual.converged.mean()

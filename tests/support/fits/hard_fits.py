@@ -9,8 +9,8 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.fit import Fit, Huber, fit, predict_loss
+from isoflop.scaling.fitting.search.starts import random_starts
 from isoflop.scaling.fitting.solver.minimise import minimise
-from isoflop.scaling.fitting.starts import random_starts
 from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.broken import BNSL
 from isoflop.scaling.laws.chinchilla import Chinchilla

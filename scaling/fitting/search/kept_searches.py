@@ -14,7 +14,7 @@ import numpy as np
 
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.fitting.search import Found, Requested, search, search_together
+from isoflop.scaling.fitting.search.search import Found, Requested, search, search_together
 from isoflop.scaling.laws.law import Array
 
 Searches = dict[tuple[object, ...], Found]

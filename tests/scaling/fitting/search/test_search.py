@@ -1,7 +1,7 @@
 import numpy as np
 
 import isoflop
-from isoflop.scaling.fitting import search
+from isoflop.scaling.fitting.search import search
 from isoflop.scaling.fitting.solver.minimise import LOOK
 from isoflop.scaling.selection.rolling_origins import rolling_origins
 from isoflop.scaling.table.conventions import points

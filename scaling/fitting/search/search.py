@@ -7,8 +7,8 @@ import numpy as np
 
 from isoflop.scaling.fitting.objective import Objective, Solution, Task, huber
 from isoflop.scaling.fitting.problem import FitProblem
+from isoflop.scaling.fitting.search.starts import starts
 from isoflop.scaling.fitting.solver.minimise import EXACT, ROUNDING, minimise_together
-from isoflop.scaling.fitting.starts import starts
 from isoflop.scaling.laws.law import Array
 
 HUBER_EFFICIENCY = 1.345  # in noise scales: 95% of least squares' efficiency under Gaussian noise

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.fitting import kept_searches
 from isoflop.scaling.fitting.fit import FitError, Huber, fit, search_for_fits
-from isoflop.scaling.fitting.kept_searches import keep_searches
+from isoflop.scaling.fitting.search import kept_searches
+from isoflop.scaling.fitting.search.kept_searches import keep_searches
 from isoflop.scaling.fitting.uncertainty import jackknife, jackknife_together
 from isoflop.scaling.selection import comparison
 from isoflop.scaling.table.conventions import points
