@@ -12,7 +12,7 @@ from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures.runs.cost import trained_tokens
 from isoflop.analysis.style import LEVEL, count
 from isoflop.scaling.fitting.draws import Draws
-from isoflop.scaling.fitting.fit import Fit, falls_text
+from isoflop.scaling.fitting.fit import Fit, noise_text
 from isoflop.scaling.laws.special_functions import chdtri
 from isoflop.scaling.selection.holdout import HoldOut
 from isoflop.scaling.selection.rolling_origins import BASELINE
@@ -274,7 +274,7 @@ def three_approaches(e: Evidence) -> str:
 
 def noise(e: Evidence) -> str:
     """The spread over seeds, next to the residuals of the law."""
-    left = f"The law leaves {e.fit.noise:.2%} of the loss (robust sd of ln loss{falls_text(e.fit)})."
+    left = f"The law leaves {e.fit.noise:.2%} of the loss (robust sd of ln loss{noise_text(e.fit)})."
     try:
         cells = e.seed_noise
     except UnsupportedError as error:

@@ -222,7 +222,7 @@ def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
         raise FitError(f"{len(groups)} clusters of runs in these arms: an interval needs at least three")
     fronts = [_frontiers_of(form, d) for d in data]
     weights = np.concatenate([f.weights for f in single])
-    spread = np.concatenate([np.broadcast_to(f.spread, len(f.weights)) for f in single])
+    spread = np.concatenate([np.broadcast_to(f.spread / np.sqrt(_noise_weight(f)), len(f.weights)) for f in single])
     fits, delta = [], None
     for name, shared in reversed(SHARED[form].items()):  # nothing shared first: its residuals set delta for all
         problem = ArmsProblem(tuple(f.problem for f in single), shared)
@@ -240,6 +240,14 @@ def fit_arms(data: Sequence[Points], labels: Sequence[Array]) -> list[ArmsFit]:
             )
         )
     return fits[::-1]
+
+
+def _noise_weight(fitted: Fit) -> float:
+    """The weight of a row that has the noise of a fit: one ruler for arms whose rows weigh differently."""
+    if fitted.typical is not None:
+        return fitted.typical
+    frame = fitted.points.frame
+    return float(frame["weight"].max()) if "weight" in frame else 1.0
 
 
 def _frontiers_of(form: type[Law], data: Points) -> Callable[[Law], Frontier]:

@@ -109,7 +109,7 @@ def variant(
     `delta` is a number, "auto", or None for the fit's own; `rows` is a mask (n,), or positions in an order. Raises
     FitError as `fit` does.
     """
-    data, weights = fitted.points, fitted.weights * fitted.spread**2
+    data, weights = fitted.points, fitted.table_weights
     if rows is not None:
         data, weights = replace(data, frame=data.frame.iloc[rows].reset_index(drop=True)), weights[rows]
     delta = fitted.delta if delta is None else delta

@@ -39,7 +39,8 @@ class Fit(Answer):
     `starts` has a row per start: its value, whether it converged, and the parameters where it ended. `weights` (n,)
     belong to the rows of `points.frame`; `theta` (P,) are the coordinates of the law in `problem`, one per parameter
     in `free`. `bounds_hit` names the parameters that ended at the bound of their search box. `falls` is the power of N
-    that the noise falls with, as the fit assumes: `weights` are then those of the table over `spread` squared.
+    that the noise falls with, as the fit assumes: `weights` are then those of the table over its square. `typical` is
+    the weight of a row whose noise `noise` is, where weights differ; see `typical_weight`.
     """
 
     law: Law
@@ -56,6 +57,7 @@ class Fit(Answer):
     problem: FitProblem
     theta: Array
     falls: float = 0.0
+    typical: float | None = None
 
     @property
     def converged(self) -> bool:
@@ -89,8 +91,13 @@ class Fit(Answer):
 
     @cached_property
     def spread(self) -> Array | float:
-        """Standard deviation of the noise of each row (n,) relative to that at the geometric mean size; 1.0 for all."""
-        return spread_of(self.points.frame, self.falls)
+        """Standard deviation of the noise of each row (n,) relative to `noise`; 1.0 for all."""
+        return spread_of(self.points.frame, self.falls) * stated_spread(self.points.frame, self.typical)
+
+    @property
+    def table_weights(self) -> Array:
+        """The weights (n,) of the table, or as given, before those by the noise that falls with size."""
+        return self.weights * spread_of(self.points.frame, self.falls) ** 2
 
     @property
     def deltas(self) -> Array | float:
@@ -101,16 +108,21 @@ class Fit(Answer):
     def noise(self) -> float:
         """Robust standard deviation of the residuals of ln loss, corrected for the parameters fitted.
 
-        Where the noise falls with size it is that at the geometric mean size; see `noise_at`.
+        Where the noise falls with size it is that at the geometric mean size, where rows weigh differently that of a
+        row of weight `typical`; see `noise_at`.
         """
         return robust_scale(self.residuals / self.spread, len(self.free), self.weights * self.spread * self.spread)
 
     def noise_at(self, frame: pd.DataFrame) -> Array | float:
-        """Standard deviation of ln loss of one run at the size of each row of a frame: (n,), or one for all."""
+        """Standard deviation of ln loss of one run at the size of each row of a frame: (n,), or one for all.
+
+        A row with a column `weight` has the noise that it states.
+        """
+        noise = self.noise * stated_spread(frame, self.typical)
         if not self.falls:
-            return self.noise
+            return noise
         middle = np.log(self.points.frame["n_params"].to_numpy(float)).mean()
-        return self.noise * np.exp(-self.falls * (np.log(frame["n_params"].to_numpy(float)) - middle))
+        return noise * np.exp(-self.falls * (np.log(frame["n_params"].to_numpy(float)) - middle))
 
     @property
     def inliers(self) -> int:
@@ -155,14 +167,15 @@ class Fit(Answer):
             f"{self.law.name}: {self.law.formula}".removesuffix(": "),
             "  " + ", ".join(f"{name} = {number(v)}{fixed.get(name, '')}" for name, v in values.items()),
             f"  {self.status}: {self.message}",
-            f"  {self.objective}{delta}; residual scale {self.noise:.2g} of ln loss{falls_text(self)}; "
+            f"  {self.objective}{delta}; residual scale {self.noise:.2g} of ln loss{noise_text(self)}; "
             f"{len(self.points)} points in {self.n_clusters} clusters by {self.points.cluster}",
         ])  # fmt: skip
 
 
-def falls_text(fit: Fit) -> str:
-    """What to say of noise that falls with size; empty where it does not."""
-    return f" at the middle size, falling as N^-{fit.falls:.2f}" if fit.falls else ""
+def noise_text(fit: Fit) -> str:
+    """What to say of noise that falls with size or with the weight of a row; empty where it does not."""
+    weight = "" if fit.typical is None else f" of a row of weight {fit.typical:.3g}, falling as weight^-.5"
+    return weight + (f" at the middle size, falling as N^-{fit.falls:.2f}" if fit.falls else "")
 
 
 def spread_of(frame: pd.DataFrame, falls: float) -> Array | float:
@@ -175,6 +188,28 @@ def spread_of(frame: pd.DataFrame, falls: float) -> Array | float:
         log_n = np.log(frame["n_params"].to_numpy(float))
         own = np.exp(-falls * (log_n - log_n.mean()))
     return np.hypot(own, frame["excess"].to_numpy(float)) if "excess" in frame else own
+
+
+def typical_weight(weights: Array) -> float | None:
+    """The weight of a row whose noise is quoted: 1, that of one run, where it lies among them; else their mean of logs.
+
+    None where all weights that count are equal.
+    """
+    used = weights[weights > 0]
+    if np.ptp(used) == 0:
+        return None
+    return 1.0 if used.min() <= 1 <= used.max() else float(np.exp(np.log(used).mean()))
+
+
+def stated_spread(frame: pd.DataFrame, typical: float | None) -> Array | float:
+    """Standard deviations (n,) that the weights of a frame state, 1 at the weight `typical`; 1.0 without it.
+
+    A weight is an inverse variance: the mean of four runs weighs four times as much as one.
+    """
+    if typical is None or "weight" not in frame:
+        return 1.0
+    weights = frame["weight"].to_numpy(float)
+    return np.sqrt(typical / np.where(weights > 0, weights, typical))
 
 
 def number(x: float) -> str:
@@ -212,7 +247,8 @@ def fit(
     `fixed` holds parameters at values, `free` frees ones that have a default, `tied` makes the form's two exponents
     one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
     conventions of `points`. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or
-    1. A Series is matched with the table by its index, and is that column. `falls` is the power of N that the noise
+    1: a weight is an inverse variance, and Huber's delta and the noise of a row follow it. A Series is matched with the
+    table by its index, and is that column. `falls` is the power of N that the noise
     falls with; None: as the table shows (`noise_model.falling_power`) where delta is "auto" and no weights differ, else
     0. The forecast of a run that stopped lacks the noise of an end: it counts as one, or by its standard error where
     that exceeds their noise. `n_starts` and `seed` are those of `search`.
@@ -241,14 +277,16 @@ def fit(
         excess = np.sqrt((relative**2 - 1).clip(lower=0.0))  # a forecast lacks the noise that an end has
         data, weights, falls = replace(data, frame=data.frame.assign(excess=excess)), given, alone.falls
     weights = _weights(weights, data.frame)
+    typical = typical_weight(weights)
+    if typical is not None:
+        data = replace(data, frame=data.frame.assign(weight=weights))
     estimate = falls is None and objective.delta == "auto" and np.ptp(weights) == 0
     problem = fit_problem(form, data, weights, objective, fixed or {}, tied, free)
 
     def solve(falls: float) -> Fit:
-        spread = spread_of(data.frame, falls)
-        own = weights / (spread * spread)
+        own, spread = _weighed(data.frame, weights, falls)
         found = search_once(problem, own, objective, n_starts=n_starts, seed=seed, spread=spread)
-        return _conclude(problem, *found, objective, data, own, falls)
+        return _conclude(problem, *found, objective, data, own, falls, typical)
 
     first = solve(falls or 0.0)
     power = _falls(first) if estimate else 0.0
@@ -269,9 +307,14 @@ def search_for_fits(pairs: Iterable[tuple[str, Points]], objective: Objective, *
             problem = fit_problem(law, data, weights, objective, {}, False, ())
         except ValueError:
             continue
-        spread = spread_of(data.frame, falls)
-        requested.append(Requested(problem, weights / (spread * spread), spread))
+        requested.append(Requested(problem, *_weighed(data.frame, weights, falls)))
     search_ahead(requested, objective)
+
+
+def _weighed(frame: pd.DataFrame, weights: Array, falls: float) -> tuple[Array, Array | float]:
+    """The weights (n,) of a search, and the relative standard deviations of rows by which its delta goes."""
+    spread = spread_of(frame, falls)
+    return weights / (spread * spread), spread * stated_spread(frame.assign(weight=weights), typical_weight(weights))
 
 
 def _falls(fitted: Fit) -> float:
@@ -296,6 +339,7 @@ def _conclude(
     data: Points,
     weights: Array,
     falls: float,
+    typical: float | None,
 ) -> Fit:
     value = np.where(np.isfinite(solution.value), solution.value, np.inf)
     if not np.isfinite(value).any():
@@ -322,7 +366,7 @@ def _conclude(
         message = f"converged with {', '.join(at_bound)} at the bound of the search box"
     return Fit(
         problem.form(*ends[best].tolist()), status, message, objective, float(delta), float(value[best]), table, data,
-        weights, at_bound, problem.free, problem, theta, falls,
+        weights, at_bound, problem.free, problem, theta, falls, typical,
     )  # fmt: skip
 
 

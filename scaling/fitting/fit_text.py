@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from isoflop.scaling.fitting.draws import Draws
-from isoflop.scaling.fitting.fit import Fit, falls_text, number
+from isoflop.scaling.fitting.fit import Fit, noise_text, number
 from isoflop.scaling.fitting.uncertainty import intervals
 from isoflop.scaling.table.json_plain import plain
 
@@ -45,6 +45,7 @@ def fit_dict(
         "starts": {"n": len(fit.starts), "share_at_best": fit.share_at_best},
         "noise": plain(fit.noise),
         "noise_falls": fit.falls,
+        "noise_of_weight": fit.typical,
         "derived": fit.exponents(),
         "interval_kind": draws.kind if draws else None,
         "intervals": plain(intervals(draws, level=level)) if draws else {},
@@ -60,7 +61,7 @@ def fit_text(fit: Fit, draws: Draws | None = None, level: float = 0.9) -> str:
     delta = "" if np.isinf(fit.delta) else f", delta {fit.delta:.3g}"
     lines = [
         f"{fit.law.name}: {fit.law.formula}".removesuffix(": "),
-        f"  {fit.objective}{delta}; value {fit.value:.6g}; noise of ln loss {fit.noise:.2g}{falls_text(fit)}",
+        f"  {fit.objective}{delta}; value {fit.value:.6g}; noise of ln loss {fit.noise:.2g}{noise_text(fit)}",
         f"  {len(fit.points.frame)} points in {fit.n_clusters} clusters by {fit.points.cluster}; "
         f"N: {fit.points.params}, C: {fit.points.compute}; loss in {fit.points.loss_unit}",
         f"  {fit.status}: {fit.message}",

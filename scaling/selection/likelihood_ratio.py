@@ -81,8 +81,9 @@ def _ratio_of_exponents(fitted: Fit) -> float:
 
 def _tied(fitted: Fit) -> Fit:
     objective = Huber(fitted.delta) if np.isfinite(fitted.delta) else LeastSquares()
-    base = fitted.weights * fitted.spread**2
-    return fit(Chinchilla, fitted.points, objective=objective, tied=True, weights=base, falls=fitted.falls)
+    return fit(
+        Chinchilla, fitted.points, objective=objective, tied=True, weights=fitted.table_weights, falls=fitted.falls
+    )
 
 
 def _null(full: Fit, restricted: Fit, resamples: int, rng: np.random.Generator) -> Array:

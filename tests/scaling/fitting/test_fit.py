@@ -368,9 +368,40 @@ def test_a_fit_does_not_depend_on_the_unit_of_its_weights():
     table = table_of(SURFACE, isoflop(20), noise=0.003)
     uneven = np.random.default_rng(0).uniform(0.3, 3, 20)
     fits = [fit("chinchilla", table.assign(weight=uneven * unit)) for unit in (0.01, 1, 100)]
-    assert [f.delta for f in fits] == pytest.approx([fits[1].delta] * 3, rel=1e-5)
-    assert [f.noise for f in fits] == pytest.approx([fits[1].noise] * 3, rel=1e-5)
+    for other in (fits[0], fits[2]):
+        np.testing.assert_allclose(other.deltas, fits[1].deltas, rtol=1e-5)
+        np.testing.assert_allclose(
+            other.noise_at(other.points.frame), fits[1].noise_at(fits[1].points.frame), rtol=1e-5
+        )
+    assert [f.typical for f in fits[:2]] == [pytest.approx(0.01 * np.exp(np.log(uneven).mean())), 1.0]  # 1: of one run
     assert [f.law.E for f in fits] == pytest.approx([fits[1].law.E] * 3, rel=1e-5)
+
+
+def test_a_weight_is_an_inverse_variance():
+    """Rows that are means of 16 runs beside single ones: noise, delta and forecasts are of what each row is."""
+    from isoflop.scaling.fitting.uncertainty import jackknife, predict_runs
+
+    exact, rng = table_of(SURFACE, isoflop(60), noise=0.0), np.random.default_rng(5)
+    weight = np.where(np.arange(60) % 2, 16.0, 1.0)
+    table = exact.assign(loss=exact["loss"] * np.exp(0.02 / np.sqrt(weight) * rng.standard_normal(60)))
+    fitted = fit("chinchilla", table.assign(weight=weight))
+    assert fitted.typical == 1.0
+    assert 0.015 < fitted.noise < 0.025  # of one run
+    ends = fitted.noise_at(fitted.points.frame)
+    assert ends[weight == 1] == pytest.approx([fitted.noise] * 30)
+    assert ends[weight == 16] == pytest.approx([fitted.noise / 4] * 30)
+    assert fitted.deltas[weight == 1] == pytest.approx(4 * fitted.deltas[weight == 16])
+    assert "of a row of weight 1, falling as weight^-.5" in str(fitted)
+    one = exact[["n_params", "tokens"]].head(1)  # a run to come is one run, unless its row says more
+    draws = jackknife(fitted)
+    alone, of_many = (predict_runs(fitted, draws, frame).noise[0] for frame in (one, one.assign(weight=16.0)))
+    assert alone == pytest.approx(fitted.noise) == pytest.approx(4 * of_many)
+    scaled = fit("chinchilla", table, objective=LeastSquares(), weights=weight)
+    by_hand = fit("chinchilla", table.assign(weight=weight), objective=LeastSquares())
+    assert scaled.noise == pytest.approx(by_hand.noise, rel=1e-9)
+    same = fit("chinchilla", table.assign(weight=7.0))
+    assert (same.typical, same.spread) == (None, 1.0)
+    assert same.noise == pytest.approx(fit("chinchilla", table).noise, rel=1e-9)
 
 
 def test_a_row_of_weight_0_is_left_out_with_a_note():
