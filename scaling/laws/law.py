@@ -26,6 +26,8 @@ from isoflop.scaling.laws.inputs import STANDARD, Column
 
 Array = np.ndarray
 COMPLEX_STEP = 1e-100
+NEAR_MINIMUM = 1e-4  # of a logarithm: a slope that is zero further from the minimum is not the function's
+GOLDEN = 2 / (1 + 5**0.5)
 DIFFERENCE_STEP = 1e-6
 SAME_DERIVATIVE = 1e-3  # relative: how near the derivatives of an analytic formula by either way are to one another
 
@@ -397,11 +399,12 @@ def power_term_curvature(weighted: Array, column: Array) -> Array:
 def minimise_scalar(
     function: Callable[[Any], Any], lo: Array, hi: Array, *, inside: bool = False, points: int = 257
 ) -> Array:
-    """Where an analytic function is smallest between lo and hi, elementwise; NaN where that is at an end.
+    """Where a function is smallest between lo and hi, elementwise; NaN where that is at an end.
 
     `inside` takes the lowest of its minima between the ends, however low it is at these; NaN where there is none.
     A grid finds the bracket, bisection of the complex-step derivative finds the point: the function's value alone is
-    flat to rounding over relative 1e-8 around a minimum.
+    flat to rounding over relative 1e-8 around a minimum. Of a function that is not analytic, or of real numbers alone,
+    the value is all there is: it is then searched by golden section.
     """
     grid = np.linspace(lo, hi, points)
     with np.errstate(all="ignore"):
@@ -414,8 +417,36 @@ def minimise_scalar(
         width = (hi - lo) / (points - 1)
         middle = np.take_along_axis(grid, at[None], 0)[0]
         left, right = middle - width, middle + width
-        for _ in range(60):
-            middle = 0.5 * (left + right)
-            rising = np.imag(function(middle + 1j * COMPLEX_STEP)) > 0
-            left, right = np.where(rising, left, middle), np.where(rising, middle, right)
-    return np.where((at > 0) & (at < points - 1), middle, np.nan)
+        try:
+            found = _by_slope(function, left, right)
+            missed = ~(np.abs(_to_minimum(function, found)) < NEAR_MINIMUM)
+        except TypeError:  # a function of real numbers alone
+            found, missed = middle, np.ones(middle.shape, dtype=bool)
+        if np.any(missed & (at > 0) & (at < points - 1)):
+            found = np.where(missed, _by_value(function, left, right), found)
+    return np.where((at > 0) & (at < points - 1), found, np.nan)
+
+
+def _by_slope(function: Callable[[Any], Any], left: Array, right: Array) -> Array:
+    """Where the derivative of a function changes its sign between left and right, by bisection."""
+    middle = 0.5 * (left + right)
+    for _ in range(59):
+        rising = np.imag(function(middle + 1j * COMPLEX_STEP)) > 0
+        left, right = np.where(rising, left, middle), np.where(rising, middle, right)
+        middle = 0.5 * (left + right)
+    return middle
+
+
+def _to_minimum(function: Callable[[Any], Any], at: Array) -> Array:
+    """How far the minimum of a parabola through three values around a place is from it."""
+    below, value, above = (np.real(function(at + step)) for step in (-NEAR_MINIMUM, 0.0, NEAR_MINIMUM))
+    return -0.5 * NEAR_MINIMUM * (above - below) / (above - 2 * value + below)
+
+
+def _by_value(function: Callable[[Any], Any], left: Array, right: Array) -> Array:
+    """The minimum between left and right by golden section (Kiefer 1953), as near as the values tell it."""
+    for _ in range(45):
+        one, other = right - GOLDEN * (right - left), left + GOLDEN * (right - left)
+        above = np.real(function(one)) > np.real(function(other))
+        left, right = np.where(above, one, left), np.where(above, right, other)
+    return 0.5 * (left + right)

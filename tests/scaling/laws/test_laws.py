@@ -18,7 +18,7 @@ from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.kaplan import Kaplan
-from isoflop.scaling.laws.law import Law
+from isoflop.scaling.laws.law import Law, minimise_scalar
 from isoflop.scaling.laws.power import PowerN
 from isoflop.scaling.laws.saturating import Saturating
 
@@ -253,3 +253,33 @@ def test_a_law_that_says_nowhere_to_start_is_told_what_to_define():
 
     with pytest.raises(ValueError, match="Lost names amplitudes, and nowhere to start a fit: define linearise or"):
         Lost.linearise({}, {}, np.ones(3))
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        lambda n, d: np.abs(n) + np.abs(d),  # the imaginary part is dropped
+        lambda n, d: np.abs(n) + d,  # of one term alone
+        lambda n, d: np.exp(np.logaddexp(np.log(n), np.log(d))),  # of real numbers alone
+        lambda n, d: n + d,
+    ],
+)
+def test_the_best_size_of_a_formula_is_found_whether_it_is_analytic_or_not(terms):
+    class Own(Chinchilla):
+        def __call__(self, N, D):
+            with np.errstate(all="ignore"):
+                return self.E + terms(self.A * N**-self.alpha, self.B * D**-self.beta)
+
+        optimal = Law.optimal
+
+    parameters = (1.0, 406.0, 411.0, 0.34, 0.28)
+    for C in (1e18, np.array([1e18, 1e20, 1e22])):
+        found, known = Own(*parameters).optimal(C), Chinchilla(*parameters).optimal(C)
+        np.testing.assert_allclose(found.N, known.N, rtol=1e-6)
+        np.testing.assert_allclose(found.loss, known.loss, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kink", [-0.37, 0.0, 0.91])
+def test_a_minimum_at_a_kink_is_found(kink):
+    (at,) = minimise_scalar(lambda u: np.maximum(kink - u, 3 * (u - kink)), np.array([-2.0]), np.array([2.5]))
+    assert at == pytest.approx(kink, abs=1e-7)
