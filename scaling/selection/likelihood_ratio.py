@@ -87,12 +87,16 @@ def _tied(fitted: Fit) -> Fit:
 
 
 def _null(full: Fit, restricted: Fit, resamples: int, rng: np.random.Generator) -> Array:
-    """Likelihood ratios of refits to losses made under the restricted law, (resamples,)."""
+    """Likelihood ratios of refits to losses made under the restricted law, (resamples,).
+
+    Their noise is the residuals of the restricted law (Davidson and Flachaire 2008): those of the full one have lost
+    what its further parameter takes up, and reject a true claim too often.
+    """
     cluster = pd.factorize(full.points.frame["cluster"])[0]
     count, n = cluster.max() + 1, int(np.sum(full.weights > 0))
-    scale = np.sqrt(n / max(n - len(full.free), 1))
+    scale = np.sqrt(n / max(n - len(restricted.free), 1))
     signs = rng.choice([-1.0, 1.0], size=(resamples, count))[:, cluster]
-    log_loss = np.log(restricted.predicted) + signs * full.residuals * scale
+    log_loss = np.log(restricted.predicted) + signs * restricted.residuals * scale
     small, _ = _refit(restricted, log_loss, [restricted.theta])
     large, residual = _refit(full, log_loss, [full.problem.coordinates(restricted.law), full.theta])
     return likelihood_ratios(small, large, residual, full.weights, full.deltas, len(full.free))

@@ -59,7 +59,7 @@ def test_null_losses_scatter_by_the_noise_that_the_fit_left_of_them(monkeypatch)
     assert len(pairs) == 3
     for (restricted, losses), (full, same) in pairs:
         assert losses is same
-        ratio = (losses - np.log(restricted.predicted)) / full.residuals
-        assert np.abs(ratio) == pytest.approx(np.sqrt(35 / (35 - len(full.free))), rel=1e-6)
+        ratio = (losses - np.log(restricted.predicted)) / restricted.residuals
+        assert np.abs(ratio) == pytest.approx(np.sqrt(35 / (35 - len(restricted.free))), rel=1e-6)
         assert (ratio[:, 0:34:2] * ratio[:, 1:34:2] > 0).all()
         assert (ratio[:, 0] * ratio[:, 2] < 0).any()
