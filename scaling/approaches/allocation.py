@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile
-from isoflop.scaling.laws.special_functions import stdtrit
+from isoflop.scaling.laws.special_functions import fdtrc, stdtrit
 
 LEVEL = 0.9
 SURE = 1e6
+REFUTED = 0.1  # p below which the scatter of optima refutes their own standard deviations
 
 
 class NoAllocationError(ValueError):
@@ -52,7 +53,8 @@ def allocation(optima: Sequence[IsoflopProfile] | pd.DataFrame, *, level: float 
 
     A frame needs flops, n_opt, tokens_opt and may have log_n_sd with its freedom. The intervals pool what these
     standard deviations say of the slope's variance with what the scatter around the line says, each by its degrees of
-    freedom, and take Student's t on the sum. Raises NoAllocationError below two optima.
+    freedom, and take Student's t on the sum. Where the optima scatter more than that (F test at level REFUTED), as when
+    every budget has a learning rate of its own, the scatter alone counts. Raises NoAllocationError below two optima.
     """
     frame = optima if isinstance(optima, pd.DataFrame) else optima_frame(optima)
     if len(frame) < 2 or frame["flops"].nunique() < 2:
@@ -96,9 +98,11 @@ def _line(
     slope = float(centred @ y / (centred @ centred))
     residual = y - y.mean() - slope * centred
     scatter = len(x) - 2
-    variance = (scatter > 0) * (residual @ residual) / (centred @ centred)  # times its degrees of freedom
-    variance += known * (centred**2 @ sd**2) / (centred @ centred) ** 2
+    seen = (scatter > 0) * (residual @ residual) / (centred @ centred)  # times its degrees of freedom
+    stated = (centred**2 @ sd**2) / (centred @ centred) ** 2
     freedom = max(scatter + known, 1)
-    error = np.sqrt(variance / freedom)
+    error = np.sqrt((seen + known * stated) / freedom)
+    if scatter > 0 and known > 0 and fdtrc(scatter, known, seen / scatter / max(stated, 1e-300)) < REFUTED:
+        freedom, error = scatter, np.sqrt(seen / scatter)
     half = stdtrit(freedom, (1 + level) / 2) * error
     return slope, float(y.mean() - slope * x.mean()), float(half), float(error)

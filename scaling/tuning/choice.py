@@ -13,7 +13,7 @@ COLUMN = {"N": "n_params", "D": "tokens", "T": "batch_tokens", "W": "weight_deca
 USUAL = {"alpha": 0.35, "beta": 0.35, "g": 0.5}  # exponents where a sweep has too few values to tell them
 FEW = 3  # values of a column: fewer tell no exponent, and no optimum
 JUMPS = 0.01  # level at which losses far from the lowest are found to follow another bowl than those near it
-CERTAIN = 12.0  # of twice the logarithm of a likelihood ratio: one symmetric bowl in two thousand is taken for skewed
+SKEWED = 2e-3  # level at which a bowl is found to be skewed: one symmetric one in five hundred
 EXACT = 1e-9  # of ln loss: losses without noise
 ALONG = 0.1  # of ln: a column that varies by less apart from others is not distinguished from those
 
@@ -89,8 +89,7 @@ def fit_bowl(sweep: Sweep) -> tuple[Sweep, Choice, Fit]:
         steep = fit(other.form, sweep.points, fixed=other.held)
     except FitError:
         return sweep, choice, fitted
-    gain = 2 * len(sweep.points) * np.log(_spread(fitted) / _spread(steep))
-    if not gain > CERTAIN:
+    if not _is_better(steep, fitted):
         return sweep, choice, fitted
     if _tried(near) <= len(other.form.parameters()):
         return sweep, other, steep
@@ -99,6 +98,15 @@ def fit_bowl(sweep: Sweep) -> tuple[Sweep, Choice, Fit]:
     except FitError:
         return sweep, other, steep
     return (near, other, close) if _jumps(steep, close) else (sweep, other, steep)
+
+
+def _is_better(steep: Fit, fitted: Fit) -> bool:
+    """Whether one more parameter, the skew, takes up more than chance (F test; with few rates it takes up much)."""
+    freedom = len(steep.points) - len(steep.free)
+    if freedom < 1:
+        return False
+    ratio = (_spread(fitted) / _spread(steep)) ** 2
+    return bool(fdtrc(1, freedom, max(ratio - 1, 0.0) * freedom) < SKEWED)
 
 
 def _jumps(whole: Fit, near: Fit) -> bool:

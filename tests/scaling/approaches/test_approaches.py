@@ -265,8 +265,10 @@ def test_the_slope_of_optima_has_the_interval_of_a_regression():
     known = linregress(np.log(flops), np.log(frame["n_opt"]))
     half = t_distribution.ppf(0.95, 3) * known.stderr
     assert allocation(frame).n_interval == pytest.approx((known.slope - half, known.slope + half))
-    sure = allocation(frame.assign(log_n_sd=0.0, freedom=1e6)).n_interval
-    assert np.ptp(sure) < 0.01 * 2 * half
+    refuted = allocation(frame.assign(log_n_sd=0.001, freedom=45)).n_interval  # they scatter by .04
+    assert refuted == pytest.approx((known.slope - half, known.slope + half))
+    agreed = allocation(frame.assign(log_n_sd=0.04, freedom=45)).n_interval
+    assert np.ptp(agreed) < 0.9 * 2 * half  # 48 degrees of freedom for 3
     unsure = allocation(frame.assign(log_n_sd=0.5, freedom=1e6)).n_interval
     x = np.log(flops) - np.log(flops).mean()
     assert np.ptp(unsure) / 2 == pytest.approx(1.645 * 0.5 / np.sqrt(x @ x), rel=1e-3)

@@ -57,7 +57,7 @@ def test_null_losses_scatter_by_the_noise_that_the_fit_left_of_them(monkeypatch)
     likelihood_ratio_tests(points(table), resamples=7)
     pairs = list(zip(made[::2], made[1::2], strict=True))
     assert len(pairs) == 3
-    for (restricted, losses), (full, same) in pairs:
+    for (restricted, losses), (_, same) in pairs:
         assert losses is same
         ratio = (losses - np.log(restricted.predicted)) / restricted.residuals
         assert np.abs(ratio) == pytest.approx(np.sqrt(35 / (35 - len(restricted.free))), rel=1e-6)

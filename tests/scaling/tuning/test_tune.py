@@ -240,3 +240,19 @@ def test_an_arm_without_an_optimum_is_named_beside_the_others():
     assert found.to_dict()["failed"] == dict(found.failed)
     with pytest.raises(NoOptimumError, match=r"b: .*in all 3 cells"):
         tune(both, arm="b")
+
+
+def test_few_rates_do_not_make_a_symmetric_bowl_skewed():
+    """Five rates and four parameters: a likelihood ratio says skewed in one of 18, the F test in one of 500."""
+    rng, rates = np.random.default_rng(4), 1e-3 * 2.0 ** np.arange(-2, 3)
+    bowl = 3.2 * np.exp(0.01 * np.log(rates / 1.1e-3) ** 2)
+    named = []
+    for _ in range(60):
+        rows = {
+            "n_params": 1e7,
+            "tokens": 2e8,
+            "learning_rate": rates,
+            "loss": bowl * np.exp(0.004 * rng.normal(size=5)),
+        }
+        named.append(fit_bowl(sweep_of(pd.DataFrame(rows)))[2].law.parameters())
+    assert sum("s" in one for one in named) <= 1
