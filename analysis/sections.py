@@ -338,8 +338,8 @@ def cost(e: Evidence) -> str:
         f"{len(runs)} runs in {runs['trunk_id'].nunique()} trunks; {runs['flops'].sum():.3g} FLOPs counted run by run."
     ]
     if trained < counted:
-        text.append(f"Shared trunks: {count(trained)} tokens trained instead of {count(counted)}, "
-                    f"a factor {counted / trained:.2f} saved.")  # fmt: skip
+        text.append(f"Shared trunks: at most {count(trained)} tokens trained instead of {count(counted)}, "
+                    f"a factor {counted / trained:.2f} saved or more.")  # fmt: skip
     seconds = runs["wall_seconds"].sum()
     if seconds > 0:
         text.append(f"{seconds / 60:.1f} core-minutes had every run been trained alone.")

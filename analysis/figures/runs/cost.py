@@ -44,9 +44,10 @@ def cost_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame
 
 
 def trained_tokens(table: pd.DataFrame) -> tuple[float, float]:
-    """Tokens that finished runs count in their horizons, and tokens in fact trained when trunks were shared.
+    """Tokens that finished runs count in their horizons, and how many at most were trained when trunks were shared.
 
-    A trunk is trained once up to its furthest branch point; each run adds what it trained after its own branch.
+    A trunk is trained once up to its furthest branch point; each run adds what it trained after its own branch. A
+    branch lies between the last row before a cooldown and the first one of it: it is taken to be at the former.
     """
     table = table[["run_id", "trunk_id", "phase", "tokens", "final", "state"]]  # the rest is not copied
     done = table[table["run_id"].isin(final_rows(table)["run_id"])]
