@@ -23,6 +23,7 @@ from isoflop.scaling.selection.preference import repeats
 from isoflop.scaling.table.conventions import Points
 
 SAME_SCALE = 0.1  # in ln: runs this close in scale form one level
+WIDEST = 1.0  # in ln: a level of most runs that spans more is none, as where runs lie so dense that no gap is left
 MOST_ORIGINS = 4
 FEWEST_ROWS = 8  # known at an origin: two more than the parameters of Chinchilla's form with kappa free
 FEWEST_TARGETS = 2
@@ -103,8 +104,7 @@ def _origin(data: Points, known: pd.DataFrame, target: pd.DataFrame, threshold: 
 
 def _cuts(values: np.ndarray, fewest_levels: int) -> list[float]:
     """Thresholds: the tops of the levels; where levels are many or single runs, quantiles with equal blocks above."""
-    gaps = np.flatnonzero(np.diff(along(values)) > SAME_SCALE)
-    gaps = gaps[fewest_levels - 1 :]
+    gaps = _gaps(values)[fewest_levels - 1 :]
     tops = values[gaps]
     levels = len(gaps) + fewest_levels
     if levels > MANY_LEVELS or len(values) / levels < FEWEST_TARGETS:
@@ -115,6 +115,19 @@ def _cuts(values: np.ndarray, fewest_levels: int) -> list[float]:
     while allowed and np.sum(values > allowed[-1]) < FEWEST_TARGETS:
         allowed.pop()
     return allowed[-MOST_ORIGINS:]
+
+
+def _gaps(values: np.ndarray) -> np.ndarray:
+    """The places of sorted values after which a level ends; a level of most of them may end anywhere if it is wide."""
+    scale = along(values)
+    steps = np.diff(scale)
+    gaps = np.flatnonzero(steps > SAME_SCALE)
+    first, last = np.append(0, gaps + 1), np.append(gaps, len(values) - 1)
+    largest = np.argmax(last - first)
+    inside = np.arange(first[largest], last[largest])
+    if len(inside) + 1 > len(values) / 2 and scale[last[largest]] - scale[first[largest]] > WIDEST:
+        gaps = np.union1d(gaps, inside[steps[inside] > 0])
+    return gaps
 
 
 def forecast(

@@ -145,6 +145,18 @@ def test_scattered_runs_get_quantile_origins():
     assert min(len(o.known) for o in origins) >= FEWEST_ROWS
 
 
+@pytest.mark.parametrize("count", [60, 1000, 3000])
+def test_however_dense_runs_lie_origins_are_spread_over_them(count):
+    """No gap is left between the compute of 3,000 runs but above the largest few: these alone were predicted."""
+    rng = np.random.default_rng(1)
+    sizes = np.exp(rng.normal(20, 2, count))
+    table = simulate_points(BESIROGLU, sizes, sizes * np.exp(rng.uniform(1.5, 5, count)), noise=0.003)
+    origins = rolling_origins(points(table))
+    assert len(origins) == 4
+    assert [len(o.known) / count for o in origins] == pytest.approx([0.5, 0.625, 0.75, 0.875], abs=0.05)
+    assert sum(len(o.target) for o in origins) == pytest.approx(count / 2, abs=0.05 * count)
+
+
 @pytest.mark.parametrize("by", ["flops", "n_params", "tokens"])
 def test_one_hold_out_above_a_scale(by):
     table = isoflop_table(BESIROGLU, seed=0)
