@@ -276,6 +276,8 @@ class Evidence:
     @part
     def resamples(self) -> Draws:
         """Its cluster bootstrap: the cross-check, and the joint region of the exponents."""
+        if not self.n_draws:
+            raise UnsupportedError("--bootstrap 0 leaves no draws to show")
         return bootstrap(self.identified.fit, self.n_draws, seed=self.seed)
 
     @part

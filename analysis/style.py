@@ -125,7 +125,7 @@ class ColorScale:
 
     def __init__(self, values: Sequence[float]):
         low, high = float(np.min(values)), float(np.max(values))
-        if low == high:  # a single value is drawn dark, not faint
+        if high <= low * (1 + 1e-9):  # a single value, to rounding, is drawn dark, not faint
             low = high / 10
         self.norm = LogNorm(low, high, clip=True)
 

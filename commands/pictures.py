@@ -101,7 +101,7 @@ def plot(
         if figure not in ("isoflop", "curves", "bands") or (figure == "bands" and against is not None):
             raise ValueError(f"--runs is of --figure curves and bands, --against of curves: not of {figure}")
         figure = "bands" if figure == "bands" else "curves"
-    names = tuple(filter(None, (runs or "").split(",")))
+    names = tuple(filter(None, (name.strip() for name in (runs or "").split(","))))
     if runs is not None and not names:
         raise ValueError(f"--runs {runs}: names no run")
     evidence = Evidence(

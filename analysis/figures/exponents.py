@@ -54,8 +54,8 @@ def plot_exponents(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), *, 
     frame = exponent_frame(draws, names)
     x, y = (frame[n].to_numpy(float) for n in names)
     ax.scatter(x, y, s=4, color=COMPUTE_MAP(0.35), alpha=0.35, linewidth=0, rasterized=len(frame) > 2000)
-    if len(frame.round(9).drop_duplicates()) >= FEWEST_DISTINCT:
-        _density_regions(ax, x, y)
+    distinct = len(frame.round(9).drop_duplicates())
+    drawn = distinct >= FEWEST_DISTINCT and _density_regions(ax, x, y)
     ax.plot(*(getattr(draws.fit.law, n) for n in names), marker="D", ms=6, mfc=ACCENT, mec="white", ls="none", zorder=4)
     low, high = np.quantile(np.column_stack([x, y]), [0.002, 0.998], axis=0)
     pad = 0.15 * (high - low)
@@ -65,7 +65,8 @@ def plot_exponents(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), *, 
     ax.set_ylabel(_label(names[1]))
     ray = _draw_ray(ax, draws) if names == ("alpha", "beta") else []
     ends = [f"{n} {interval(*draws.interval(n, level=LEVEL))}" for n in names]
-    lines = [f"{len(frame)} draws by {draws.by}; contours hold 50% and {LEVEL:.0%}", f"{LEVEL:.0%} of each:", *ends]
+    contours = f"; contours hold 50% and {LEVEL:.0%}" if drawn else f", {distinct} of them differ"
+    lines = [f"{len(frame)} draws by {draws.by}{contours}", f"{LEVEL:.0%} of each:", *ends]
     note(ax, "\n".join([*lines, *ray]), where="upper left")
     ax.set_title("Exponents, jointly")
     return ax
@@ -80,12 +81,15 @@ def _label(name: str) -> str:
     return known.get(name, name)
 
 
-def _density_regions(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    """Highest-density regions from a kernel estimate; levels are quantiles of the density at the draws."""
+def _density_regions(ax: Axes, x: np.ndarray, y: np.ndarray) -> bool:
+    """Highest-density regions from a kernel estimate, where there are any.
+
+    Levels are quantiles of the density at the draws.
+    """
     draws = np.stack([x, y])
     with np.errstate(invalid="ignore", divide="ignore"):
         if not abs(np.corrcoef(draws)[0, 1]) < ON_A_LINE:
-            return
+            return False
     at_draws = np.sort(density(draws, draws))
     (x0, x1), (y0, y1) = np.quantile(x, [0, 1]), np.quantile(y, [0, 1])
     px, py = 0.2 * (x1 - x0), 0.2 * (y1 - y0)
@@ -94,6 +98,7 @@ def _density_regions(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
     levels = [at_draws[int((1 - share) * (len(x) - 1))] for share in (LEVEL, 0.5)]
     if levels[0] < levels[1]:
         ax.contour(X, Y, Z, levels=levels, colors=[INK], linewidths=[0.9, 1.6])
+    return bool(levels[0] < levels[1])
 
 
 def density(draws: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -189,7 +194,7 @@ def _pair(fit: Fit) -> tuple[str, str]:
 FIGURES = (
     Figure(
         "exponents",
-        "Bootstrap draws of the exponents; contours hold 50% and 90%.",
+        "Bootstrap draws of the exponents; contours, where drawn, hold 50% and 90%.",
         needs=lambda e: (e.resamples, _pair(e.fit)),
         frame=exponent_frame,
         plot=plot_exponents,

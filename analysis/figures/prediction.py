@@ -27,9 +27,13 @@ from isoflop.analysis.style import (
     new_axes,
     note,
 )
+from isoflop.scaling.approaches.isoflop_profiles import budget_numbers
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.selection.holdout import HeldOutForecast, HoldOut
 from isoflop.scaling.table.law_inputs import unlike
+
+MOST_CURVES = 16  # budgets: where there are more, runs have compute of their own
+MOST_TARGETS = 3  # held-out budgets then drawn, the largest
 
 
 def default_law(held_out: HoldOut) -> str:
@@ -64,11 +68,17 @@ def plot_prediction(
     fitted = _budgeted(forecast.fit.points.frame)
     color = ColorScale([*fitted["budget"], *targets["flops"]])
     looks = looks_of(pd.concat([fitted, forecast.cells]))
-    ends = [
-        _fitted_curve(ax, forecast, budget, runs, color(budget), looks) for budget, runs in fitted.groupby("budget")
-    ]
+    budgets = fitted.groupby("budget")
+    drawn = list(budgets.groups)
+    if len(drawn) > MOST_CURVES:  # runs at any compute: all of them, and a curve here and there
+        drawn = drawn[:: -(-len(drawn) // MOST_CURVES)]
+        targets = targets.iloc[-MOST_TARGETS:]
+        for runs, size in ((fitted, 12), (forecast.cells, 22)):
+            arm_dots(ax, runs, "n_params", "loss", looks=looks, c=color(runs["flops"].to_numpy(float)), s=size,
+                     edgecolor="white", linewidth=0.4, zorder=3, rasterized=len(runs) > MANY_DOTS)  # fmt: skip
+    ends = [_fitted_curve(ax, forecast, budget, budgets.get_group(budget), color(budget), looks) for budget in drawn]
     ends += [_target_curve(ax, forecast, target, color(target.flops), looks) for target in targets.itertuples()]
-    if rival in held_out.forecasts and rival != law:
+    if rival in held_out.forecasts and rival != law and len(budgets) <= MOST_CURVES:
         ends += _rival_curve(ax, held_out.forecasts[rival], rival)
     log_axis(ax.xaxis, "n_params")
     log_axis(ax.yaxis, "loss")
@@ -93,9 +103,9 @@ def _verdict(law: str, target: pd.Series, largest: float, *, arms: int) -> str:
 
 
 def _budgeted(frame: pd.DataFrame) -> pd.DataFrame:
-    """The points with their budget: the mean compute of points within 10% of each other."""
+    """The points with their budget: the mean compute of points that span 10%."""
     frame = frame.sort_values("flops", ignore_index=True)
-    group = np.concatenate([[0], np.cumsum(np.diff(np.log(frame["flops"])) > np.log(1.1))])
+    group = budget_numbers(frame["flops"].to_numpy(float))
     return frame.assign(budget=np.exp(np.log(frame["flops"]).groupby(group).transform("mean")))
 
 

@@ -19,6 +19,7 @@ from isoflop.analysis.style import (
     new_axes,
     note,
 )
+from isoflop.scaling.approaches.isoflop_profiles import budget_numbers
 from isoflop.scaling.fitting.fit import Fit
 
 FAR = 8
@@ -26,12 +27,12 @@ MAX_GROUPS = 10  # of equal count, where the abscissa takes more values than thi
 
 
 def residual_frame(fit: Fit) -> pd.DataFrame:
-    """Every run with its residual, ln measured - ln predicted, in percent of the loss."""
-    return fit.points.frame.assign(predicted=fit.predicted, residual_percent=100 * np.asarray(fit.residuals))
+    """Every run with its residual, measured / predicted - 1, in percent."""
+    return fit.points.frame.assign(predicted=fit.predicted, residual_percent=100 * np.expm1(fit.residuals))
 
 
 def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Axes:
-    """Residuals in percent against the column `by`, coloured by compute, with group means."""
+    """Residuals in percent against the column `by`, coloured by compute, with means of groups of several runs."""
     ax = new_axes(ax)
     frame = residual_frame(fit)
     color = ColorScale(frame["flops"])
@@ -42,25 +43,30 @@ def plot_residuals(fit: Fit, *, by: str = "flops", ax: Axes | None = None) -> Ax
         linewidth=0.4, zorder=3, rasterized=len(frame) > MANY_DOTS,
     )  # fmt: skip
     groups = grouped(frame, by)
-    ax.errorbar(
-        groups[by], groups["mean"], yerr=groups["error"], color=ACCENT, fmt="o-", ms=3, lw=1, capsize=2, zorder=4,
-    )  # fmt: skip
+    groups = groups[groups["runs"] > 1]
+    if len(groups):
+        ax.errorbar(
+            groups[by], groups["mean"], yerr=groups["error"], color=ACCENT, fmt="o-", ms=3, lw=1, capsize=2, zorder=4,
+        )  # fmt: skip
+        note(ax, "group means and 2 se", where="lower left", color=ACCENT)
     log_axis(ax.xaxis, by)
-    beyond = _frame_residuals(ax, frame, by)
+    beyond = _frame_residuals(ax, frame, by, (groups["mean"].abs() + groups["error"]).max())
     ax.set_ylabel("loss above the law (%)")
     note(ax, f"robust sd {fit.noise:.2%}, n = {len(frame)}{beyond}", where="upper left")
     if by != "flops":
         note(ax, "darker: more compute", where="lower right")
-    note(ax, "group means and 2 se", where="lower left", color=ACCENT)
     ax.set_title(f"Residuals against {_WORDS[by]}")
     arm_marks(ax, looks)
     return ax
 
 
-def _frame_residuals(ax: Axes, frame: pd.DataFrame, by: str) -> str:
-    """Limits at FAR robust standard deviations; what lies beyond is a triangle at the edge, and the words for it."""
+def _frame_residuals(ax: Axes, frame: pd.DataFrame, by: str, least: float) -> str:
+    """Limits at FAR robust standard deviations, or at `least` where error bars go further (NaN: there are none).
+
+    What lies beyond is a triangle at the edge, and the words for it.
+    """
     size = frame["residual_percent"].abs()
-    reach = max(min(size.max(), FAR * 1.4826 * size.median()) * 1.25, 0.1)
+    reach = max(min(size.max(), FAR * 1.4826 * size.median()) * 1.25, 0.1, np.nan_to_num(least))
     ax.set_ylim(-1.3 * reach, 1.3 * reach)  # room for the words above and below
     far = frame[size > reach]
     if far.empty:
@@ -75,14 +81,13 @@ _WORDS = {"n_params": "model size", "tokens": "tokens", "flops": "compute"}
 
 
 def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Mean residual in groups along `by`, with twice its standard error from the spread of all residuals.
+    """Mean residual and number of runs in groups along `by`, with twice its error from the spread of all residuals.
 
-    A group is a run of values closer than 5% (budgets are met to a step, not exactly), or one of MAX_GROUPS equal
-    counts where there are more such runs.
+    A group spans 5% (budgets are met to a step, not exactly), or is one of MAX_GROUPS equal counts where there are more
+    such groups.
     """
     ordered = frame.sort_values(by, ignore_index=True)
-    logs = np.log(ordered[by].to_numpy(float))
-    key = np.concatenate([[0], np.cumsum(np.diff(logs) > np.log(1.05))])
+    key = budget_numbers(ordered[by].to_numpy(float), tolerance=0.025)
     if key[-1] >= MAX_GROUPS:
         first = np.concatenate([[True], np.diff(key) > 0])  # no run of equal values is split between two groups
         start = np.flatnonzero(first)[key]
@@ -92,6 +97,7 @@ def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
         {
             by: ordered[by].groupby(key).median(),  # of equal values exactly theirs
             "mean": group.mean(),
+            "runs": group.size(),
             "error": 2 * ordered["residual_percent"].std(ddof=0) / np.sqrt(group.size()),
         }
     )

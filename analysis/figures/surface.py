@@ -20,6 +20,7 @@ from isoflop.analysis.style import (
     ColorScale,
     arm_dots,
     arm_marks,
+    count,
     log_axis,
     looks_of,
     loss_label,
@@ -142,14 +143,14 @@ def plot_slices(draws: Draws, *, along: str | None = None, ax: Axes | None = Non
         part, runs = curves[curves["slice"] == value], frame[nearest == i]
         tone = color(shades[i])
         ax.fill_between(part[first], part["lo"], part["hi"], color=tone, alpha=0.18, lw=0)
-        ax.plot(part[first], part["loss"], color=tone, label=f"{second} {value:.3g}")
+        ax.plot(part[first], part["loss"], color=tone, label=f"{second} {count(value)}")
         moved = np.interp(runs[first], part[first], part["loss"]) * np.exp(draws.fit.residuals[nearest == i])
         ax.scatter(
             runs[first], moved, color=[tone], s=14, edgecolor="white", linewidth=0.4, zorder=3,
             rasterized=len(frame) > MANY_DOTS,
         )  # fmt: skip
     if frame[first].min() > 0 and frame[first].max() > 3 * frame[first].min():
-        ax.set_xscale("log")
+        log_axis(ax.xaxis, first, label=first)
     ax.set_xlabel(first)
     ax.set_ylabel(loss_label())
     ax.legend(loc="best")

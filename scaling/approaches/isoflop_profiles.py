@@ -82,14 +82,24 @@ def budget_groups(points: Points, tolerance: float = 0.05) -> list[pd.DataFrame]
     """The measured points of each budget by size; a budget spans at most a factor (1 + tolerance)^2 in FLOPs."""
     frame = points.measured.frame
     order = np.argsort(frame["flops"].to_numpy(), kind="stable")
-    log_c, sizes = np.log(frame["flops"].to_numpy()[order]), frame["n_params"].to_numpy()
-    groups, start = [], 0
-    for i in range(1, len(frame) + 1):
-        if i == len(frame) or log_c[i] - log_c[start] > 2 * np.log1p(tolerance):
-            rows = order[start:i]
-            groups.append(frame.iloc[rows[np.argsort(sizes[rows], kind="stable")]].reset_index(drop=True))
-            start = i
+    sizes, of = frame["n_params"].to_numpy(), budget_numbers(frame["flops"].to_numpy()[order], tolerance)
+    groups = []
+    for k in range(of[-1] + 1 if len(of) else 0):
+        rows = order[of == k]
+        groups.append(frame.iloc[rows[np.argsort(sizes[rows], kind="stable")]].reset_index(drop=True))
     return groups
+
+
+def budget_numbers(flops: np.ndarray, tolerance: float = 0.05) -> np.ndarray:
+    """The number (n,) of the budget of each of sorted amounts of compute, or of anything else that is met roughly.
+
+    A budget spans at most a factor (1 + tolerance)^2: runs that lie dense are not all one, near as they are.
+    """
+    log_c, found, start = np.log(flops), np.zeros(len(flops), dtype=int), 0
+    for i in range(1, len(flops)):
+        start = i if log_c[i] - log_c[start] > 2 * np.log1p(tolerance) else start
+        found[i] = found[i - 1] + (start == i)
+    return found
 
 
 def parabola_bias(profile: IsoflopProfile, *, window: float | None = None) -> float:

@@ -203,7 +203,7 @@ def points(
     if is_runs(table):
         frame = _finished(_bare(table), notes, source)
         frame["n_params"] = count_params(frame, params)
-        frame["flops"] = _run_flops(frame, compute)
+        frame["flops"] = run_flops(frame, compute)
         used, larger = (params, compute), _larger_models(frame, params, compute)
         orders_differ = "engine" in frame and bool((frame["engine"].fillna("") != "").all())  # of version 2
     else:
@@ -276,7 +276,8 @@ def count_params(table: pd.DataFrame, params: str) -> pd.Series:
     return group["attention"] + group["recurrent"] + group["mlp"] + head
 
 
-def _run_flops(frame: pd.DataFrame, compute: str) -> pd.Series:
+def run_flops(frame: pd.DataFrame, compute: str) -> pd.Series:
+    """Training compute of each row of a run table with its `n_params`, by the convention `compute`."""
     if compute == "6nd":
         return 6.0 * frame["n_params"] * frame["tokens"]
     if compute == "full-attention":

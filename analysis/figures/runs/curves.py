@@ -25,7 +25,7 @@ from isoflop.analysis.style import (
 )
 from isoflop.scaling.approaches.envelope import Envelope
 from isoflop.scaling.table.columns import hint
-from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.conventions import count_params, run_flops
 from isoflop.scaling.table.curves import curves
 from isoflop.scaling.table.runs import is_forecast, is_runs
 
@@ -41,6 +41,7 @@ def learning_curves(
     table: pd.DataFrame,
     *,
     params: str = "matrices",
+    compute: str = "exact",
     most: int = MOST_LINES,
     runs: Sequence[str] = (),
     against: str = "flops",
@@ -54,7 +55,7 @@ def learning_curves(
     """
     if against not in AGAINST:
         raise ValueError(f"--against {against}: not one of {', '.join(AGAINST)}")
-    frame = _evaluations(table, params, against)
+    frame = _evaluations(table, params, compute, against)
     total = frame["run_id"].nunique()
     if runs:
         names = frame["run_id"].astype(str)
@@ -68,17 +69,19 @@ def learning_curves(
     return frame
 
 
-def _evaluations(table: pd.DataFrame, params: str, against: str) -> pd.DataFrame:
+def _evaluations(table: pd.DataFrame, params: str, compute: str, against: str) -> pd.DataFrame:
     """Every evaluation with a loss, by size, run and tokens."""
     kept = [*COLUMNS, *(["hours"] if against == "hours" else [])]
     if not is_runs(table) and (found := curves(table)):
         rows = found.rows()
     elif is_runs(table) and not table["final"].all():
         read = ("arm", "run_id", "trunk_id", "tokens", "flops", "loss", "state", "final", "tied", "wall_seconds")
+        counted = ("n_params_", "flops_token_")
         rows = table.loc[
-            ~is_forecast(table), [c for c in table if c in read or c.startswith("n_params_")]
+            ~is_forecast(table), [c for c in table if c in read or c.startswith(counted)]
         ]  # the rest is not copied
         rows = rows.assign(n_params=count_params(rows, params))
+        rows = rows.assign(flops=run_flops(rows, compute))
     else:
         raise UnsupportedError("needs a run table with evaluations along the way; this table has one row per run")
     if against == "hours":
@@ -166,7 +169,7 @@ FIGURES = (
         "curves",
         "Held-out loss along training, darker for larger models.",
         needs=lambda e: (
-            learning_curves(e.table, params=e.params, runs=e.runs, against=e.against),
+            learning_curves(e.table, params=e.params, compute=e.compute, runs=e.runs, against=e.against),
             if_supported(lambda: e.envelope),
         ),
         plot=plot_learning_curves,

@@ -36,7 +36,7 @@ def test_arms_have_a_mark_each_and_what_is_of_all_together_is_said(study_law):
     e = Evidence(table, law="chinchilla", n_draws=20)
     e.done["held_out"] = hold_out(e.points, None, ("chinchilla",))
     runs = e.points.frame.assign(predicted=e.fit.predicted)
-    runs["residual_percent"] = 100 * np.log(runs["loss"] / runs["predicted"])
+    runs["residual_percent"] = 100 * (runs["loss"] / runs["predicted"] - 1)
     for name, x, y in (("isoflop", "n_params", "loss"), ("prediction", "n_params", "loss"),
                        ("surface", "n_params", "tokens"), ("residuals_flops", "flops", "residual_percent"),
                        ("curves", "flops", "loss"), ("throughput", "n_params", None)):  # fmt: skip

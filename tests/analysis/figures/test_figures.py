@@ -215,7 +215,7 @@ def test_surface_colours_runs_and_contours_by_one_scale(evidence):
 def test_residuals_are_percent_of_the_fit(evidence):
     ax = plot_residuals(evidence.fit, by="tokens")
     drawn = offsets(ax)
-    np.testing.assert_allclose(np.sort(drawn[:, 1]), np.sort(100 * evidence.fit.residuals))
+    np.testing.assert_allclose(np.sort(drawn[:, 1]), np.sort(100 * np.expm1(evidence.fit.residuals)))
     assert ax.get_xlabel().startswith("training tokens")
 
 
@@ -402,6 +402,17 @@ def test_a_large_study_draws_every_nth_curve_and_says_so(study_table):
     assert len(curves) == len(whole), "a run is drawn as a whole or not at all"
     ax = plot_learning_curves(curves)
     assert f"of {total} runs" in ax.get_title(loc="left")
+
+
+@pytest.mark.slow
+def test_curves_count_as_their_envelope_does(study_table):
+    """Curves stayed at exact FLOPs, and the envelope of another count lay beside them."""
+    for params in ("matrices", "active", "total"):
+        for compute in ("exact", "6nd", "full-attention"):
+            e = Evidence(study_table, law="chinchilla", params=params, compute=compute)
+            curves = FIGURES["curves"].data(e)
+            ends = curves[curves["final"]].set_index("run_id")["flops"]
+            assert ends.sort_values().to_numpy() == pytest.approx(np.sort(e.points.frame["flops"]), rel=1e-12)
 
 
 def test_residual_groups_never_split_a_value():
