@@ -54,6 +54,7 @@ _EXPECTED = {  # config.json must agree where it has the key
     "rope_scaling": None,
     "rope_parameters": {"rope_theta": ROPE_THETA, "rope_type": "default"},
 }
+_UNSAID = {"rms_norm_eps": 1e-6}  # what transformers takes where config.json has no such key
 
 
 class _Llama(TypedDict):
@@ -127,7 +128,7 @@ def read_folder(folder: Path) -> Transformer:
     tensors: dict[str, Tensor] = {}
     for shard in sorted(folder.glob("*.safetensors")):
         tensors |= read_tensors(shard)[0]
-    model = Transformer(checked_shape(lambda: _from_llama_config(llama, source=str(path)), tensors, source=str(path)))
+    model = Transformer(checked_shape(lambda: _from_llama_config(llama), tensors, source=str(path)))
     fill(model, dict(_from_llama(tensors, model.config, source=str(folder))), source=str(folder))
     return model
 
@@ -258,12 +259,14 @@ def _copy_script(source: Path, path: Path) -> None:
     writer.write_end_of_file()
 
 
-def _from_llama_config(llama: Mapping[str, Any], *, source: str) -> ModelConfig:
+def _from_llama_config(llama: Mapping[str, Any]) -> ModelConfig:
     expected = _EXPECTED | {"num_key_value_heads": llama.get("num_attention_heads")}
     expected["head_dim"] = llama["hidden_size"] // (llama["num_attention_heads"] or 1)
     for key, value in expected.items():
-        if llama.get(key, value) not in (value, None):
-            raise WeightsError(f"{source}: {key} is {llama[key]!r}; this decoder has {value!r}")
+        found = llama.get(key, _UNSAID.get(key, value))
+        if found not in (value, None):
+            unsaid = "" if key in llama else " where the file does not say"
+            raise WeightsError(f"{key} is {found!r}{unsaid}; this decoder has {value!r}")
     return ModelConfig(
         family="transformer",
         vocab_size=llama["vocab_size"],

@@ -26,7 +26,7 @@ class Sampling:
 
     temperature: float = 1.0
     top_k: int | None = None  # the k likeliest tokens
-    top_p: float = 1.0  # the smallest set of likeliest tokens with at least this probability
+    top_p: float = 1.0  # the smallest set of likeliest tokens, of those k, with at least this share of what they have
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,7 +47,8 @@ class Sampling:
         p_V = (logits_V.double() / max(self.temperature, COLDEST)).softmax(-1)
         if self.top_k is not None or self.top_p < 1:
             sorted_V, token_V = p_V.sort(descending=True, stable=True)
-            kept = max(1, int((sorted_V.cumsum(-1) - sorted_V < self.top_p).sum()))
+            whole = 1.0 if self.top_k is None else float(sorted_V[: self.top_k].sum())
+            kept = max(1, int((sorted_V.cumsum(-1) - sorted_V < self.top_p * whole).sum()))
             p_V = p_V.index_fill(0, token_V[min(kept, self.top_k or kept) :], 0.0)
         total_V = p_V.cumsum(-1)
         at = torch.rand((), generator=random, dtype=torch.float64) * total_V[-1]

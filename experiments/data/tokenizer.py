@@ -6,7 +6,7 @@ numbers between spaces. Anything else is a tokenizer.json read by the `tokenizer
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -17,6 +17,8 @@ from isoflop.experiments.files import check_name
 from isoflop.read_json import read_bytes
 
 _SHOWN = 12  # characters of a difference
+NO_TOKEN = "<no token>"  # of a text that is none: in no vocabulary, so that the library refuses the text
+ADDERS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing")  # processors that put tokens around a text
 
 
 class TokenizerError(ValueError):
@@ -90,7 +92,7 @@ class Numbers:
         """The content of its tokenizer.json."""
         vocabulary = {str(i): i for i in range(self.vocab_size)}
         return _tokenizer_json(
-            model={"type": "WordLevel", "vocab": vocabulary, "unk_token": "0"},
+            model={"type": "WordLevel", "vocab": vocabulary, "unk_token": NO_TOKEN},
             pre_tokenizer={"type": "WhitespaceSplit"},
             decoder=None,
         )
@@ -113,6 +115,30 @@ def whole_texts(text: str) -> str:
     if not isinstance(about, dict) or not (about.get("truncation") or about.get("padding")):
         return text
     return json.dumps(about | {"truncation": None, "padding": None}, ensure_ascii=False)
+
+
+def _without_added_tokens(text: str) -> str:
+    """A tokenizer.json that puts no tokens around a text; itself where it puts none.
+
+    Corpora are read without them: a model that is then asked with them has never seen them.
+    """
+    about = json.loads(text)
+    processor = about.get("post_processor") or {}
+    steps = processor.get("processors", [processor])
+    kept = [step for step in steps if step.get("type") not in ADDERS]
+    if len(kept) == len(steps):
+        return text
+    left = {"type": "Sequence", "processors": kept} if kept else None
+    return json.dumps(about | {"post_processor": left}, ensure_ascii=False)
+
+
+def continuation(decode: Callable[[list[int]], str], prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that tokens add to that of a prompt, the blank between the two included.
+
+    Some tokenizers drop the blank at the beginning of what they decode.
+    """
+    before, whole = decode(list(prompt)), decode([*prompt, *tokens])
+    return whole[len(before) :] if whole.startswith(before) else decode(list(tokens))
 
 
 def _read(path: Path) -> "Library":
@@ -166,8 +192,8 @@ class Library:
         return self.backend.decode(list(tokens), skip_special_tokens=False)
 
     def json(self) -> str:
-        """The content of its tokenizer.json."""
-        return whole_texts(self.text)
+        """The content of its tokenizer.json, which puts no tokens around a text."""
+        return _without_added_tokens(whole_texts(self.text))
 
 
 @dataclass

@@ -9,9 +9,12 @@ or whole: up to the first stop, with U+FFFD for bytes that are no character.
 import asyncio
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
+
+from isoflop.experiments.data.tokenizer import continuation
 
 _SEED: ContextVar[int | None] = ContextVar("seed", default=None)  # of the request whose task this is
 
@@ -38,25 +41,31 @@ def answer_as_the_api() -> None:
         def __init__(self, tokenizer: Any, loop: Any, queue: asyncio.Queue, stops: Sequence[str]) -> None:
             super().__init__(tokenizer, loop, queue)
             self.tokens: list[int] = []
+            self._prompt: list[int] = []
             self._stops, self._sent = stops, 0
 
         def put(self, value: torch.Tensor) -> None:
             if self._cancelled.is_set():
                 raise utils._GenerationCancelled
-            if self._first:  # the prompt
-                self._first = False
+            if self._first:
+                self._prompt, self._first = value.flatten().tolist(), False
                 return
             self.tokens += value.tolist()
             self.total_tokens = len(self.tokens)
-            text = self._tokenizer.decode(self.tokens, skip_special_tokens=True)
+            text = self._text()
             if any(stop in text for stop in self._stops):
                 self.end()
                 raise utils._GenerationCancelled
             self._send(settled(text, self._stops))
 
         def end(self) -> None:
-            self._send(before_stop(self._tokenizer.decode(self.tokens, skip_special_tokens=True), self._stops))
+            self._send(before_stop(self._text(), self._stops))
             self._enqueue(None)
+
+        def _text(self) -> str:
+            """What follows the prompt, tokens such as <|endoftext|> included: nothing ends at them."""
+            decode = partial(self._tokenizer.decode, skip_special_tokens=False)
+            return continuation(decode, self._prompt, self.tokens)
 
         def _send(self, text: str) -> None:
             if len(text) > self._sent:

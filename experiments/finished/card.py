@@ -1,12 +1,13 @@
 """Export of a finished run, with a model card: its row of the run table, its configuration, its study's law."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 
-from isoflop.experiments.files import SINGLE
+from isoflop.experiments.files import SINGLE, locked
 from isoflop.experiments.finished.private import without_folders
 from isoflop.experiments.store.models import Trained
 from isoflop.experiments.store.run_config import RunConfig
@@ -19,11 +20,20 @@ FEWEST_RUNS = 12  # for a law of five parameters to be worth a line
 
 
 def export(trained: Trained, folder: Path) -> Path:
-    """Write the run's model to `folder`: for Hugging Face if it is a Llama, else TorchScript. Returns the path."""
-    write_folder(
-        trained.model, folder, tokenizer=trained.tokenizer.json(), card=card(trained), provenance=provenance(trained)
-    )
-    return Path(folder).resolve()
+    """Write the run's model to `folder`: for Hugging Face if it is a Llama, else TorchScript. Returns the path.
+
+    Who exports to the same folder meanwhile waits.
+    """
+    folder = Path(os.path.abspath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer, about, row = trained.tokenizer.json(), card(trained), provenance(trained)
+    lock = folder.with_name(f".{folder.name}.lock")
+    with locked(lock):
+        try:
+            write_folder(trained.model, folder, tokenizer=tokenizer, card=about, provenance=row)
+        finally:
+            lock.unlink(missing_ok=True)
+    return folder.resolve()
 
 
 def provenance(trained: Trained) -> dict[str, Any]:

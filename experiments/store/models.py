@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from isoflop.experiments.data.tokenizer import Tokenizer, find_tokenizer
+from isoflop.experiments.data.tokenizer import Tokenizer, continuation, find_tokenizer
 from isoflop.experiments.store.run_config import RunConfig, run_config
 from isoflop.experiments.store.store import Store, StoreError
 from isoflop.models.generate import Sampling, generate
@@ -61,18 +61,15 @@ class Trained:
 
     def generate(self, prompt: str, *, max_tokens: int, sampling: Sampling, cached: bool = True) -> Iterator[str]:
         """Yield the text that follows a prompt in pieces, each as soon as it cannot change any more."""
-        tokens: list[int] = []
-        shown = ""
-        for token in generate(
-            self.model, self.tokenizer.encode(prompt), max_tokens=max_tokens, sampling=sampling, cached=cached
-        ):
+        given, tokens, shown = self.tokenizer.encode(prompt), [], ""
+        for token in generate(self.model, given, max_tokens=max_tokens, sampling=sampling, cached=cached):
             tokens.append(token)
-            text = self.tokenizer.decode(tokens)
+            text = continuation(self.tokenizer.decode, given, tokens)
             whole = text.rstrip("\ufffd")  # may be the first bytes of a character
             if len(whole) > len(shown):
                 yield whole[len(shown) :]
                 shown = whole
-        yield self.tokenizer.decode(tokens)[len(shown) :]
+        yield continuation(self.tokenizer.decode, given, tokens)[len(shown) :]
 
 
 def find_trained(store: Store, run_id: str) -> Trained:

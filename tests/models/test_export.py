@@ -175,6 +175,23 @@ def test_reads_what_transformers_saves(tmp_path):
         torch.testing.assert_close(model(x), theirs(x).logits, atol=1e-4, rtol=0)
 
 
+def test_what_a_configuration_leaves_out_is_what_transformers_takes(tmp_path):
+    folder = write(random_model(), tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    del config["rms_norm_eps"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError) as refused:
+        read_folder(folder)
+    assert str(refused.value).count("config.json") == 1
+    assert "rms_norm_eps is 1e-06 where the file does not say; this decoder has 1e-05" in str(refused.value)
+    for other in ("hidden_act", "rope_theta", "attention_bias"):  # as this decoder has them
+        folder = write(random_model(), tmp_path / other)
+        config = json.loads((folder / "config.json").read_text())
+        config.pop(other, None)
+        (folder / "config.json").write_text(json.dumps(config))
+        read_folder(folder)
+
+
 def test_same_model_same_bytes_and_an_export_may_be_replaced(tmp_path):
     model = random_model()
     first = {p.name: p.read_bytes() for p in write(model, tmp_path / "a").iterdir()}

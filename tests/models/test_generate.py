@@ -95,6 +95,15 @@ def test_draws_follow_temperature_top_k_and_top_p():
     assert few(Sampling(top_p=0.01))[1] == 1
 
 
+def test_top_p_is_of_what_top_k_leaves():
+    """As other samplers have it: of .4, .3, .2, .1 the first three share .9, of which the first is .44."""
+    logits = torch.tensor([0.3, 0.4, 0.1, 0.2]).log()
+    cases = [(3, 0.44, {1}), (3, 0.45, {0, 1}), (3, 0.78, {0, 1, 3}), (2, 0.57, {1}), (2, 0.58, {0, 1})]
+    for top_k, top_p, left in [*cases, (3, 1.0, {0, 1, 3}), (9, 1.0, {0, 1, 2, 3})]:
+        drawn = frequencies(Sampling(top_k=top_k, top_p=top_p), logits, n=400)
+        assert set(drawn.nonzero().flatten().tolist()) == left, (top_k, top_p)
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [([], "empty"), ([0] * (CONTEXT + 1), f"{CONTEXT + 1} tokens, more than the context of {CONTEXT}"), ([40], "40")],

@@ -11,7 +11,15 @@ import pytest
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError
 from isoflop.experiments.data.corpus import manifest_text, prepare
-from isoflop.experiments.data.tokenizer import Bytes, Library, TokenizerError, read_tokenizer, train_bpe
+from isoflop.experiments.data.tokenizer import (
+    Bytes,
+    Library,
+    Numbers,
+    TokenizerError,
+    continuation,
+    read_tokenizer,
+    train_bpe,
+)
 
 TEXT = "na\u00efve \u65e5\u672c\u8a9e \n\t  \u20ac\U0001f642 def f(x):\r\n  return x\x00y  <|end|> "
 
@@ -147,3 +155,68 @@ def test_a_tokenizer_that_loses_text_is_said_to(folder, bpe):
     assert "loses text: 1 of 60" in prepare(spec(folder, tokenizer=str(file), eval_tokens=8), folder / "c").warnings[0]
     file.write_text(bpe.text)
     assert not prepare(spec(folder, tokenizer=str(file), eval_tokens=8), folder / "c").warnings
+
+
+def with_processor(kind):
+    """A small tokenizer.json of words with a blank mark, which puts tokens around a text by a processor of `kind`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    words = ["<s>", "</s>", "\u2581if", "\u2581name", "\u2581is", "not", "\u2581not"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<s>"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    ends = [("</s>", 1), ("<s>", 0)]
+    template = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    byte_level = processors.ByteLevel(trim_offsets=False)
+    backend.post_processor = {
+        "template": template,
+        "bert": processors.BertProcessing(*ends),
+        "roberta": processors.RobertaProcessing(*ends),
+        "sequence": processors.Sequence([byte_level, template]),
+        "byte level": byte_level,
+    }[kind]
+    return Library(backend.to_str())
+
+
+@pytest.mark.parametrize("kind", ["template", "bert", "roberta", "sequence", "byte level"])
+def test_what_is_exported_puts_no_tokens_around_a_text_as_corpora_have_none(kind):
+    from tokenizers import Tokenizer
+
+    tokenizer = with_processor(kind)
+    own = tokenizer.encode("if name")
+    exported = Tokenizer.from_str(tokenizer.json())
+    assert own == exported.encode("if name").ids == [2, 3]
+    left = json.loads(tokenizer.json())["post_processor"]
+    assert left is None or "ByteLevel" in json.dumps(left)
+    assert tokenizer.tokenizer_id == Library(tokenizer.text).tokenizer_id, "the file is the same"
+
+
+def test_a_text_that_is_no_token_is_none_in_the_library_either():
+    from tokenizers import Tokenizer
+
+    exported = Tokenizer.from_str(Numbers(64).json())
+    assert exported.encode("5 6 63").ids == [5, 6, 63]
+    for text in ("64", "hello", "5 x"):
+        with pytest.raises(Exception, match="UNK"):
+            exported.encode(text)
+
+
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_the_blank_between_a_prompt_and_what_follows_is_kept(cut):
+    for tokenizer, tokens in ((with_processor("template"), [2, 3, 4, 6, 5]), (Numbers(64), [5, 6, 0, 12, 7])):
+        whole = tokenizer.decode(tokens)
+        assert (
+            whole[: len(tokenizer.decode(tokens[:cut]))] + continuation(tokenizer.decode, tokens[:cut], tokens[cut:])
+            == whole
+        )
+    every = list(TEXT.encode())
+    assert continuation(Bytes().decode, every[:4], every[4:]) == TEXT[3:]
+
+
+def test_a_tokenizer_that_mends_its_beginning_is_read_from_there():
+    """Where more tokens change the text of the prompt, what follows is decoded alone."""
+    words = {0: "a", 1: ".", 2: "b"}
+
+    def decode(tokens):
+        return " ".join(words[t] for t in tokens).replace(" .", ".").replace("a. b", "a! b")
+
+    assert continuation(decode, [0, 1], [2]) == "b"

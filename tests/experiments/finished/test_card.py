@@ -1,10 +1,14 @@
 """An export replaces what an export wrote and nothing else, with its neighbours' modes and no path of the host."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from isoflop.experiments.finished import card
 from isoflop.experiments.finished.private import without_folders
 from isoflop.models.export import replaced_folder
 from isoflop.models.weights import write_tensors
@@ -64,3 +68,22 @@ def test_a_path_within_a_text_loses_its_folders(text, kept):
 def test_absolute_paths_lose_their_folders():
     given = {"files": ["/home/me/text/*.txt", "text/*.md"], "parent": {"folder": Path("/srv/runs/a")}, "n": 3}
     assert without_folders(given) == {"files": ["*.txt", "text/*.md"], "parent": {"folder": "a"}, "n": 3}
+
+
+def test_exports_to_one_folder_wait_for_each_other(tmp_path, monkeypatch):
+    """Two commands at once found the folder gone, half there, or said that it was no export."""
+
+    def slow(model, folder, **_):
+        with replaced_folder(folder) as new:
+            for name in ("isoflop.json", "README.md"):
+                time.sleep(0.005)
+                (new / name).write_text("{}")
+
+    monkeypatch.setattr(card, "write_folder", slow)
+    monkeypatch.setattr(card, "card", lambda _: "")
+    monkeypatch.setattr(card, "provenance", lambda _: {})
+    trained = SimpleNamespace(model=None, tokenizer=SimpleNamespace(json=lambda: "{}"))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: card.export(trained, tmp_path / "deep" / "out"), range(20)))
+    assert set(found) == {tmp_path.resolve() / "deep" / "out"}
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["out"]
