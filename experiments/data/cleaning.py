@@ -82,6 +82,8 @@ STAGES: dict[str, Callable[[str], str | None]] = {
     "length": of_length,
     "repetition": of_variety,
 }
+# Stages that did something else before, and which of their ways this is: in the recipe of the corpora that use them.
+REVISED = {"near-duplicates": 2}
 
 
 @dataclass

@@ -28,7 +28,7 @@ import numpy as np
 
 from isoflop.experiments.config import DataSpec, SyntheticSpec
 from isoflop.experiments.data import CorpusError, hub, near_duplicates, records, synthetic, token_files
-from isoflop.experiments.data.cleaning import check_stages
+from isoflop.experiments.data.cleaning import REVISED, check_stages
 from isoflop.experiments.data.domains.python_parts import part_of
 from isoflop.experiments.data.records import Document, Files
 from isoflop.experiments.data.tokenizer import whole_texts
@@ -125,6 +125,8 @@ class TextSource(Source):
     def recipe(self, files: Files) -> dict[str, Any]:
         """The common recipe with the settings that turn text into tokens."""
         recipe = super().recipe(files)
+        if revised := {stage: REVISED[stage] for stage in self.data.clean if stage in REVISED}:
+            recipe["revised"] = revised
         if self.data.tokenizer.endswith(".json"):
             text = Path(self.data.tokenizer).expanduser().read_bytes().decode(errors="surrogateescape")
             recipe["tokenizer_sha256"] = hashlib.sha256(whole_texts(text).encode(errors="surrogateescape")).hexdigest()

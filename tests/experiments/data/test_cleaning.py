@@ -1,6 +1,7 @@
 """Every stage of cleaning changes what it names, its counts add up, and near copies are on one side alone."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -117,6 +118,47 @@ def test_near_means_near():
     almost = text.replace("\n", "\nnew ", 3)
     rows = np.stack([near_duplicates.signature(t.encode()) for t in (text, halves, almost, words(3), text)])
     assert near_duplicates.copies(rows).tolist() == [False, False, True, False, True]
+
+
+# Letters to make words of, and whether blanks stand between these.
+SCRIPTS = {
+    "Latin": ("bcdfglmnprstaeiou", " "),
+    "Latin with accents": ("\u00e9\u00e8\u00e0\u00fc\u00f1\u0161\u0142\u0131", " "),
+    "Cyrillic": ("\u0431\u0432\u0433\u0434\u043a\u043b\u043c\u0430\u0435\u0438", " "),
+    "Greek": ("\u03b1\u03b2\u03b3\u03b4\u03b5\u03ba\u03bb\u03bc\u03bd", " "),
+    "Arabic": ("\u0627\u0628\u062a\u062c\u062f\u0631\u0633\u0644\u0645\u064e", " "),
+    "Hebrew": ("\u05d0\u05d1\u05d2\u05d3\u05d4\u05dc\u05de\u05e9", " "),
+    "Devanagari": ("\u0915\u0916\u0917\u0924\u0928\u093e\u093f\u0940\u0941", " "),
+    "vowel signs alone apart": ("\u0915\u093e\u093f\u0940\u0941\u0942\u0947\u0948", " "),
+    "Hangul": ("\uac00\ub098\ub2e4\ub77c\ub9c8\ubc14\uc0ac", " "),
+    "Han": ("".join(map(chr, range(0x4E00, 0x4F00))), ""),
+    "kana": ("".join(map(chr, range(0x3041, 0x30F0))), ""),
+    "Thai": ("\u0e01\u0e02\u0e04\u0e07\u0e08\u0e0a\u0e14\u0e15\u0e34\u0e35\u0e38\u0e48", ""),
+    "Khmer": ("\u1780\u1781\u1782\u1783\u1784\u1785\u17b6\u17b7\u17b8", ""),
+}
+
+
+@pytest.mark.parametrize(("letters", "blank"), SCRIPTS.values(), ids=SCRIPTS)
+def test_near_means_near_in_every_script(letters, blank):
+    """Texts of other words that share a footer are different; a text with one word changed is a near copy."""
+    rng = random.Random(letters)
+    several = [["".join(rng.choices(letters, k=rng.randint(2, 6))) for _ in range(300)] for _ in range(8)]
+    footer = " https://www.example.com/news/2024/index.html Copyright 2024 Example Media Group"
+    changed = [[*words[:10], words[11], *words[11:]] for words in several]
+    rows = [near_duplicates.signature((blank.join(words) + footer).encode()) for words in (*several, *changed)]
+    assert near_duplicates.copies(np.stack(rows)).tolist() == [False] * 8 + [True] * 8
+
+
+def test_words_of_ascii_are_those_of_bytes():
+    """Corpora of ASCII keep their signatures, and so their ids."""
+    text = "import os_path; x = f(a1, 'B-c')\n# \t3.14 e_2!"
+    assert near_duplicates._word().findall(text) == re.findall(r"\w+", text, re.ASCII)
+
+
+def test_a_corpus_cleaned_in_another_way_has_another_folder(planted, tmp_path):
+    plain, near = (prepare(spec(planted, clean=clean), tmp_path / "c") for clean in ([], ["near-duplicates"]))
+    assert "revised" not in plain.manifest["recipe"]
+    assert near.manifest["recipe"]["revised"] == {"near-duplicates": 2}
 
 
 def test_cleaning_twice_gives_the_same_bytes_and_goes_on_from_whole_parts(planted, tmp_path, monkeypatch):
