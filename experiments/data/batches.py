@@ -42,6 +42,7 @@ class _Stage(TypedDict):
     dropped: int
     bytes_removed: int
     bytes_added: NotRequired[int]
+    documents_added: NotRequired[int]  # by cutting the texts of files into pieces
 
 
 class Read(TypedDict):

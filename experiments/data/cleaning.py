@@ -1,6 +1,7 @@
 """Cleaning of text, stage by stage: each has a name, is switched on by it, and counts what it did.
 
-A stage maps a text to a text, or to None when the document is to be dropped.
+A stage maps a text to a text, or to None when the document is to be dropped. A file of text is cleaned before it is
+cut, for what a stage takes out may be longer than a piece: of such a text `repetition` drops pieces.
 """
 
 import html
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isoflop.experiments.data import CorpusError
+from isoflop.experiments.data.records import cut_text
 
 SHORTEST, LONGEST = 64, 2_000_000  # characters of a document
 MOST_REPEATED = 0.5  # of the characters, in lines that were there before
@@ -22,7 +24,8 @@ _TAG = re.compile(
     r"table|tbody|td|th|thead|title|tr|u|ul)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
-_HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_HIDDEN = re.compile(r"<(script|style)\b[^<>]*>|<!--", re.IGNORECASE)
+_END = {kind: re.compile(rf"</{kind}\s*>", re.IGNORECASE) for kind in ("script", "style")} | {"": re.compile("-->")}
 _NOTICE = re.compile(
     r"all rights reserved|(?:use|uses|accept) (?:of )?cookies|cookie policy|privacy policy|terms of (?:use|service)|"
     r"subscribe to our newsletter|click here to|do not edit",
@@ -44,7 +47,22 @@ def remove_control(text: str) -> str:
 
 def remove_markup(text: str) -> str:
     """HTML tags, scripts and comments out, entities into characters; text without a closing tag stays as it is."""
-    return html.unescape(_TAG.sub("", _HIDDEN.sub("", text))) if "</" in text else text
+    return html.unescape(_TAG.sub("", _without_hidden(text))) if "</" in text else text
+
+
+def _without_hidden(text: str) -> str:
+    """The text without scripts, styles and comments; what has no end stays. Each end is searched for once."""
+    shown, at, endless = [], 0, set[str]()
+    for start in _HIDDEN.finditer(text):
+        kind = (start[1] or "").lower()
+        if start.start() < at or kind in endless:
+            continue
+        if (end := _END[kind].search(text, start.end())) is None:
+            endless.add(kind)
+            continue
+        shown.append(text[at : start.start()])
+        at = end.end()
+    return "".join([*shown, text[at:]])
 
 
 def remove_boilerplate(text: str) -> str:
@@ -74,6 +92,16 @@ def of_variety(text: str) -> str | None:
     return None if len(zlib.compress(content, 1)) < LEAST_COMPRESSED * len(content) else text
 
 
+def of_length_when_cut(text: str) -> str | None:
+    """None for a text shorter than SHORTEST: none is too long that is cut."""
+    return text if len(text) >= SHORTEST else None
+
+
+def of_variety_when_cut(text: str) -> str | None:
+    """The pieces that `of_variety` keeps; None where it keeps none."""
+    return "".join(piece for piece in map(bytes.decode, cut_text(text.encode())) if of_variety(piece)) or None
+
+
 STAGES: dict[str, Callable[[str], str | None]] = {
     "unicode": normalise_unicode,
     "control": remove_control,
@@ -82,8 +110,9 @@ STAGES: dict[str, Callable[[str], str | None]] = {
     "length": of_length,
     "repetition": of_variety,
 }
-# Stages that did something else before, and which of their ways this is: in the recipe of the corpora that use them.
-REVISED = {"near-duplicates": 2}
+WHEN_CUT = {"length": of_length_when_cut, "repetition": of_variety_when_cut}  # of a text that is cut afterwards
+# What was done in another way before, with the number of this way: in the recipe of the corpora that it is done to.
+REVISED = {"near-duplicates": 2, "cut": 2}
 
 
 @dataclass
@@ -97,6 +126,7 @@ class Count:
     dropped: int = 0
     bytes_removed: int = 0  # with the dropped documents and from the changed ones
     bytes_added: int = 0  # to changed documents: some characters are longer when composed
+    documents_added: int = 0  # by cutting
 
     def add(self, before: int, after: int | None, *, changed: bool) -> None:
         """One document of so many bytes, and what it left with; None when it was dropped."""
@@ -116,11 +146,15 @@ def check_stages(names: Sequence[str], others: Sequence[str] = ()) -> None:
             raise CorpusError(f"data.clean: no stage {name!r}; stages are {', '.join(allowed)}")
 
 
-def clean(content: bytes, counts: Sequence[Count]) -> bytes | None:
-    """A document through the stages that `counts` names, in that order; None when one of them drops it."""
+def clean(content: bytes, counts: Sequence[Count], *, cut: bool = False) -> bytes | None:
+    """A document through the stages that `counts` names, in that order; None when one of them drops it.
+
+    `cut` is for a text that is cut into pieces afterwards.
+    """
+    stages = STAGES | WHEN_CUT if cut else STAGES
     text = content.decode()
     for count in counts:
-        cleaned = STAGES[count.stage](text)
+        cleaned = stages[count.stage](text)
         if cleaned is None:
             count.add(len(content), None, changed=False)
             return None

@@ -124,6 +124,7 @@ def manifest_text(corpus: Corpus) -> str:
                 f"  {stage['stage']:<16} in {stage['documents']:>9,}  changed {stage['changed']:>8,}  "
                 f"dropped {stage['dropped']:>8,}  bytes removed {stage['bytes_removed']:>12,}"
                 + (f"  added {added:,}" if (added := stage.get("bytes_added")) else "")
+                + (f"  documents added {added:,}" if (added := stage.get("documents_added")) else "")
             )
     for side, count in sides(manifest).items():
         text = f", {count['bytes']:,} bytes" if count.get("bytes") else ""

@@ -19,7 +19,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -32,7 +32,7 @@ from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import near_duplicates
 from isoflop.experiments.data.batches import Read
 from isoflop.experiments.data.cleaning import Count, clean
-from isoflop.experiments.data.records import Files
+from isoflop.experiments.data.records import Document, Files, cut_text
 from isoflop.experiments.data.sources import TextSource
 from isoflop.read_json import JsonError, read_json, require_regular
 
@@ -193,31 +193,40 @@ def _groups(files: Files) -> Iterator[list[tuple[str, Path]]]:
 
 def _make(part: Part, files: Files, source: TextSource) -> None:
     data, skipped = source.data, Counter[str]()
-    counts = [Count(stage) for stage in data.clean if stage != near_duplicates.STAGE]
+    counts, cut = [Count(stage) for stage in data.clean if stage != near_duplicates.STAGE], Count("cut")
     row = np.zeros(1, index_dtype(data))
     total = {"documents": 0, "bytes": 0}
     with part.file("text").open("wb") as text, part.file("index").open("wb") as index:
         for document in source.documents(files, skipped):
             total["documents"] += 1
             total["bytes"] += len(document.content)
-            content = clean(document.content, counts) if counts else document.content
-            if content is None:
-                continue
-            row["length"], row["digest"] = len(content), digest(content)
             file, mark, _ = document.name.rpartition("#")
             file = file if mark else document.name
             row["file"], row["folder"] = (digest(part.encode(errors="surrogateescape"))[0] for part in (
                 file, file.rpartition("/")[0]
             ))  # fmt: skip
-            if near_duplicates.STAGE in data.clean:
-                row["signature"] = near_duplicates.signature(content)
-            text.write(content)
-            index.write(row.tobytes())
+            for content in _cleaned(document, counts, cut):
+                row["length"], row["digest"] = len(content), digest(content)
+                if near_duplicates.STAGE in data.clean:
+                    row["signature"] = near_duplicates.signature(content)
+                text.write(content)
+                index.write(row.tobytes())
     temporary = part.file("json.tmp")
     hashes = {kind: _hash(part.file(kind)) for kind in _HASHED}
-    counted = {"read": total, "bad": dict(skipped), "stages": [asdict(c) for c in counts], "sha256": hashes}
+    counted = {"read": total, "bad": dict(skipped), "stages": [asdict(c) for c in (*counts, cut)], "sha256": hashes}
     temporary.write_text(json.dumps(counted))
     os.replace(temporary, part.file("json"))
+
+
+def _cleaned(document: Document, counts: Sequence[Count], cut: Count) -> Iterator[bytes]:
+    """What is left of a document after the stages of `counts`: itself, or the pieces that it is cut into."""
+    content = clean(document.content, counts, cut=document.cut) if counts else document.content
+    if content is None:
+        return
+    pieces = list(cut_text(content)) if document.cut and content else [content]
+    cut.add(len(content), len(content), changed=len(pieces) > 1)
+    cut.documents_added += len(pieces) - 1
+    yield from pieces
 
 
 def _hash(path: Path) -> str:

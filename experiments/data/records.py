@@ -3,7 +3,7 @@
 - .jsonl, .ndjson: one object a line; .json: an object, a list of objects, or one object a line
 - .csv, .tsv: rows under a header
 - .parquet: rows
-- anything else: text as it stands, in pieces of about 64 KiB
+- anything else: text as it stands, which is cleaned as a whole and then cut into pieces of about 64 KiB
 
 Records have a column of text, data.text_column. Text is decoded by data.encoding; where that is a UTF encoding, a byte
 order mark at the start of a file states which one, and is no part of the text. No character is ever replaced: bytes of
@@ -28,6 +28,7 @@ from isoflop.experiments.data import CorpusError
 from isoflop.read_json import JsonError, require_regular
 from isoflop.scaling.table.runs import arrow_file
 
+RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")  # read as rows, all else as text
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 MARKS = (  # the longer first: UTF-32 begins as UTF-16 does
     (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8"),
@@ -47,6 +48,7 @@ class Document:
 
     name: str
     content: bytes  # UTF-8
+    cut: bool = False  # into pieces when it is clean: it is a whole file
 
 
 class _BadError(Exception):
@@ -73,9 +75,7 @@ def documents(
             raise CorpusError(f"{error}; or data.skip_bad=true skips and counts such") from error
         skipped[error.reason] += 1
 
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = COMPRESSED.get(suffixes[-1]) if suffixes else None
-    kind = next(iter((suffixes[:-1] if compression else suffixes)[-1:]), "")
+    kind, compression = kind_of(path)
     try:
         require_regular(path)  # a pipe would wait for ever
         if kind == ".parquet":
@@ -89,9 +89,8 @@ def documents(
                 yield from _of_json(name, path, file.whole(), column, bad)
             elif kind in (".csv", ".tsv"):
                 yield from _of_table(name, path, file.whole(), "," if kind == ".csv" else "\t", column, bad)
-            else:
-                pieces = enumerate(cut_text(file.whole().encode()))
-                yield from (Document(f"{name}#{i}", piece) for i, piece in pieces)
+            elif text := file.whole():
+                yield Document(f"{name}#1", text.encode(), cut=True)
     except _BadError as error:  # of the file as a whole
         bad(error)
     except JsonError as error:
@@ -99,6 +98,13 @@ def documents(
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
         raise CorpusError(f"data.files: cannot read {path} ({reason}); leave it out of the globs") from error
+
+
+def kind_of(path: Path) -> tuple[str, str | None]:
+    """The suffix that a file is read by, and its compression by the one behind it."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = COMPRESSED.get(suffixes[-1]) if suffixes else None
+    return next(iter((suffixes[:-1] if compression else suffixes)[-1:]), ""), compression
 
 
 class _Text:

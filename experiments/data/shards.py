@@ -157,6 +157,7 @@ def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[n
     lengths = np.concatenate([rows["length"] for rows in index])
     digests = np.concatenate([rows["digest"] for rows in index])
     stages = _summed_stages(part.counted["stages"] for part in parts)
+    stages = [stage for stage in stages if stage["stage"] != "cut" or stage["documents_added"]]
     alive = lengths > 0
     first = np.unique(digests, axis=0, return_index=True)[1]
     masks = [("empty", alive), ("exact-duplicates", np.isin(np.arange(len(lengths)), first))]
@@ -173,6 +174,7 @@ def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[n
         stages.append({
             "stage": stage, "documents": int(alive.sum()), "bytes_in": int(lengths[alive].sum()), "changed": 0,
             "dropped": int(dropped.sum()), "bytes_removed": int(lengths[dropped].sum()), "bytes_added": 0,
+            "documents_added": 0,
         })  # fmt: skip
         alive &= mask
     return np.split(alive, np.cumsum([len(rows) for rows in index])[:-1]), stages

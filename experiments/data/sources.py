@@ -28,7 +28,7 @@ import numpy as np
 
 from isoflop.experiments.config import DataSpec, SyntheticSpec
 from isoflop.experiments.data import CorpusError, hub, near_duplicates, records, synthetic, token_files
-from isoflop.experiments.data.cleaning import REVISED, check_stages
+from isoflop.experiments.data.cleaning import REVISED, STAGES, check_stages
 from isoflop.experiments.data.domains.python_parts import part_of
 from isoflop.experiments.data.records import Document, Files
 from isoflop.experiments.data.tokenizer import whole_texts
@@ -125,12 +125,16 @@ class TextSource(Source):
     def recipe(self, files: Files) -> dict[str, Any]:
         """The common recipe with the settings that turn text into tokens."""
         recipe = super().recipe(files)
-        if revised := {stage: REVISED[stage] for stage in self.data.clean if stage in REVISED}:
+        if revised := {way: REVISED[way] for way in self.ways(files) if way in REVISED}:
             recipe["revised"] = revised
         if self.data.tokenizer.endswith(".json"):
             text = Path(self.data.tokenizer).expanduser().read_bytes().decode(errors="surrogateescape")
             recipe["tokenizer_sha256"] = hashlib.sha256(whole_texts(text).encode(errors="surrogateescape")).hexdigest()
         return recipe
+
+    def ways(self, files: Files) -> list[str]:
+        """What is done to the text: with those of REVISED, a corpus is another than it was before."""
+        return list(self.data.clean)
 
     def fetch(self, files: Files, folder: Path) -> tuple[Files, str]:
         """The files that `documents` reads, and their licence.
@@ -244,6 +248,11 @@ class InstalledSource(TextSource, name="installed-source"):
 
 class TextFiles(TextSource, name="files"):
     """The user's own files: data.files, of text or of records with a column data.text_column."""
+
+    def ways(self, files: Files) -> list[str]:
+        """The stages of cleaning, and where texts are cleaned the cutting of them."""
+        texts = any(records.kind_of(path)[0] not in records.RECORDS for _, path in files)
+        return [*self.data.clean, *(["cut"] if texts and STAGES.keys() & self.data.clean else [])]
 
     def files(self) -> Files:
         """The files that the globs of data.files match."""

@@ -8,8 +8,8 @@ import pytest
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError, near_duplicates
-from isoflop.experiments.data.cleaning import STAGES, Count, check_stages, clean
-from isoflop.experiments.data.corpus import prepare
+from isoflop.experiments.data.cleaning import STAGES, Count, check_stages, clean, of_length
+from isoflop.experiments.data.corpus import manifest_text, prepare
 
 ALL = [*STAGES, near_duplicates.STAGE]
 
@@ -27,6 +27,8 @@ def words(seed, n=300):
         ("control", "a\x00\x07b\tc\n\u200bd\ufeff", "ab\tc\nd"),
         ("markup", "<p class='x'>a &amp; b</p><script>1<2</script><!-- c -->", "a & b"),
         ("markup", "if a<b and b>c: &amp;", "if a<b and b>c: &amp;"),
+        ("markup", "a<SCRIPT x>1</script >b<style>2</Style>c<!-- </b> -->d</i>", "abcd"),
+        ("markup", "<!-- a <script>1</b>" * 20_000, "<!-- a <script>1" * 20_000),  # no end is there: searched for once
         ("boilerplate", "one\nCopyright X. All Rights Reserved.\ntwo\n", "one\ntwo\n"),
         ("length", "short", None),
         ("length", "x y " * 30, "x y " * 30),
@@ -85,7 +87,7 @@ def test_planted_copies_go_and_every_count_adds_up(planted, tmp_path):
     assert dropped == {"length": 1, "repetition": 1, "exact-duplicates": 2, "near-duplicates": 4}
     assert reported["read"]["documents"] == 48 == reported["stages"][0]["documents"]
     for before, after in zip(reported["stages"], reported["stages"][1:], strict=False):
-        assert after["documents"] == before["documents"] - before["dropped"]
+        assert after["documents"] == before["documents"] - before["dropped"] + before["documents_added"]
         assert after["bytes_in"] == before["bytes_in"] - before["bytes_removed"] + before["bytes_added"]
     last = reported["stages"][-1]
     assert (
@@ -95,6 +97,48 @@ def test_planted_copies_go_and_every_count_adds_up(planted, tmp_path):
         reported["train"]["bytes"] + reported["held_out"]["bytes"]
         == last["bytes_in"] - last["bytes_removed"] + last["bytes_added"]
     )
+
+
+LINES = "".join(f"<p>e\u0301 {line}\x07 &amp; more</p>\r\n" for line in words(5, 60_000).splitlines())  # 400 KB
+SCRIPT = "".join(f"var v{i} = function(a, b) {{return a + {i * i};}};\n" for i in range(5000))
+LONG = f"<html>\n<script>\n{SCRIPT}</script>\n{LINES}<!--\n{SCRIPT}-->\nall rights reserved\nend</html>"
+
+
+@pytest.mark.parametrize("stages", [[], *([stage] for stage in STAGES), [*STAGES], [*reversed(STAGES)]], ids=str)
+def test_a_file_is_cleaned_before_it_is_cut(tmp_path, stages):
+    """Its pieces are of the text that the stages make of the whole, wherever a cut would have been."""
+    (tmp_path / "long.html").write_bytes(LONG.encode())
+    corpus = prepare(spec(tmp_path, clean=stages), tmp_path / "c")
+    cleaned = LONG
+    for stage in stages:
+        cleaned = STAGES[stage](cleaned)
+    sides = (side.astype(np.uint8).tobytes().decode() for side in (corpus.train, corpus.held_out))
+    found = [line for side in sides for line in side.splitlines()]
+    assert sorted(found) == sorted(cleaned.splitlines())
+    rows = corpus.manifest["stages"]
+    assert corpus.manifest["read"]["documents"] == 1
+    added = next(row["documents_added"] for row in rows if row["stage"] == "cut")
+    assert rows[-1]["documents"] - rows[-1]["dropped"] == 1 + added > 4
+    assert f"documents added {added}" in manifest_text(corpus)
+    assert corpus.manifest["recipe"].get("revised", {}).get("cut") == (2 if stages else None)
+
+
+def test_what_drops_texts_drops_pieces_of_a_long_file(tmp_path):
+    """A file is not too long that is cut, its end not too short; where it repeats itself those pieces go alone."""
+    again = "".join(f"the same line again, {i}\n" * 3000 for i in range(5))
+    text = words(1, 20_000) + again + words(2, 400_000)
+    assert of_length(text) is None
+    (tmp_path / "long.txt").write_text(text)
+    cleaned = prepare(spec(tmp_path, clean=["length"]), tmp_path / "c")
+    assert cleaned.train_tokens + cleaned.held_out_tokens == len(text)
+    varied = prepare(spec(tmp_path, clean=["repetition"]), tmp_path / "c")
+    sides = (side.astype(np.uint8).tobytes().decode() for side in (varied.train, varied.held_out))
+    found = "".join(sides)
+    assert 0 < found.count("same") < 6_000
+    assert len(text) - len(again) - 64 * 1024 < len(found) < len(text) - len(again) // 2
+    (tmp_path / "long.txt").write_text(again)
+    with pytest.raises(CorpusError, match=r"no document is left of 1 [(]1 by repetition[)]"):
+        prepare(spec(tmp_path, clean=["repetition"]), tmp_path / "c")
 
 
 def test_no_near_copy_of_a_held_out_text_is_trained_on(planted, tmp_path):
