@@ -18,12 +18,27 @@ SHORTEST, LONGEST = 64, 2_000_000  # characters of a document
 MOST_REPEATED = 0.5  # of the characters, in lines that were there before
 LEAST_COMPRESSED = 0.08  # of its size: what zlib makes of text that repeats itself within lines
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufffe\uffff]")
-_TAG = re.compile(
-    r"</?(?:a|abbr|article|aside|b|blockquote|body|br|button|code|dd|div|dl|dt|em|figure|font|footer|form|h[1-6]|head|"
-    r"header|hr|html|i|img|input|label|li|link|main|meta|nav|ol|option|p|pre|section|select|small|span|strong|sub|sup|"
-    r"table|tbody|td|th|thead|title|tr|u|ul)(?:\s[^<>]*)?/?>",
+_FLAG = r"(?:checked|compact|controls|defer|disabled|hidden|itemscope|nowrap|open|readonly|required|selected)\b"
+_VALUED = r"[\w:@.-]++\s*+=(?!=)"
+_VALUE = r"""\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+)"""
+_LONE = rf"(?:\w++-[\w-]++|{_FLAG})(?!\s*=)"  # an attribute without a value
+_ATTRIBUTE = rf"""(?:\s++|(?<=["']))(?:{_VALUED}{_VALUE}|{_LONE})"""
+# What stands in a tag behind its name. Broken attributes too where the first looks like one: of code between < and > it
+# does not.
+_REST = rf"(?:(?>{_ATTRIBUTE})*+\s*+/?>|(?=\s++(?:{_VALUED}|{_LONE}))[^<>]*+>)"
+_INLINE = re.compile(
+    r"</?(?:a|abbr|b|cite|code|del|em|font|i|img|input|ins|kbd|label|link|mark|meta|noscript|picture|samp|small|span|"
+    rf"strong|sub|sup|time|u|wbr){_REST}",
     re.IGNORECASE,
 )
+_CELL = rf"</?t[dh]{_REST}"
+_BLOCK = (
+    r"(?:<!doctype\b[^<>]*>|</?(?:address|article|aside|blockquote|body|br|button|caption|center|dd|details|div|dl|dt|"
+    r"fieldset|figcaption|figure|footer|form|h[1-6]|head|header|hr|html|legend|li|main|nav|ol|optgroup|option|p|pre|"
+    rf"section|select|summary|table|tbody|t[dh]|textarea|tfoot|thead|title|tr|ul){_REST})"
+)
+_CELLS = re.compile(rf"(?:{_CELL}\s*)+", re.IGNORECASE)
+_BLOCKS = re.compile(rf"{_BLOCK}(?:\s*{_BLOCK})*(?:\s*\n)?", re.IGNORECASE)
 _HIDDEN = re.compile(r"<(script|style)\b[^<>]*>|<!--", re.IGNORECASE)
 _END = {kind: re.compile(rf"</{kind}\s*>", re.IGNORECASE) for kind in ("script", "style")} | {"": re.compile("-->")}
 _NOTICE = re.compile(
@@ -46,8 +61,30 @@ def remove_control(text: str) -> str:
 
 
 def remove_markup(text: str) -> str:
-    """HTML tags, scripts and comments out, entities into characters; text without a closing tag stays as it is."""
-    return html.unescape(_TAG.sub("", _without_hidden(text))) if "</" in text else text
+    """HTML as it is read: no tags, scripts and comments, entities as characters, lines and cells apart.
+
+    What `unicode` and `control` do stays done: no entity brings back a control character. Text without a closing tag
+    stays as it is.
+    """
+    if "</" not in text:
+        return text
+    shown = _laid_out(_INLINE.sub("", _without_hidden(text)))
+    read = html.unescape(shown)
+    for stage in (normalise_unicode, remove_control):
+        if stage(shown) == shown:
+            read = stage(read)
+    return read
+
+
+def _laid_out(text: str) -> str:
+    """The text with a line break, or a tab between cells, for each run of tags that stand between blocks."""
+    parts, at = [], 0
+    for run in _BLOCKS.finditer(text):
+        parts += [text[at : run.start()].rstrip(), "\t" if _CELLS.fullmatch(run[0]) else "\n"]
+        at = run.end()
+    if not parts:
+        return text
+    return "".join([*parts, text[at:]]).strip("\n\t") + ("\n" if text.endswith("\n") else "")
 
 
 def _without_hidden(text: str) -> str:
@@ -67,8 +104,7 @@ def _without_hidden(text: str) -> str:
 
 def remove_boilerplate(text: str) -> str:
     """Short lines that legal notices and web pages repeat."""
-    lower = text.lower()
-    if len(lower) != len(text) or not _NOTICE.search(lower):  # a few letters are longer in lower case
+    if not _NOTICE.search(text.lower()):
         return text
     return "".join(
         line
@@ -112,7 +148,7 @@ STAGES: dict[str, Callable[[str], str | None]] = {
 }
 WHEN_CUT = {"length": of_length_when_cut, "repetition": of_variety_when_cut}  # of a text that is cut afterwards
 # What was done in another way before, with the number of this way: in the recipe of the corpora that it is done to.
-REVISED = {"near-duplicates": 2, "cut": 2}
+REVISED = {"markup": 2, "boilerplate": 2, "near-duplicates": 2, "cut": 2}
 
 
 @dataclass

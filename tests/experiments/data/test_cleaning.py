@@ -8,7 +8,7 @@ import pytest
 
 from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError, near_duplicates
-from isoflop.experiments.data.cleaning import STAGES, Count, check_stages, clean, of_length
+from isoflop.experiments.data.cleaning import STAGES, Count, check_stages, clean, of_length, remove_markup
 from isoflop.experiments.data.corpus import manifest_text, prepare
 
 ALL = [*STAGES, near_duplicates.STAGE]
@@ -29,6 +29,22 @@ def words(seed, n=300):
         ("markup", "if a<b and b>c: &amp;", "if a<b and b>c: &amp;"),
         ("markup", "a<SCRIPT x>1</script >b<style>2</Style>c<!-- </b> -->d</i>", "abcd"),
         ("markup", "<!-- a <script>1</b>" * 20_000, "<!-- a <script>1" * 20_000),  # no end is there: searched for once
+        ("markup", "if (a <b && c> d) return; // </b>", "if (a <b && c> d) return; // "),
+        ("markup", "x <a and b> y <b c==d> z <p = 1> <i < j></i>", "x <a and b> y <b c==d> z <p = 1> <i < j>"),
+        ("markup", "e&#769; a&#8203;b\t&#27;[ &amp;lt; &#13;\n&#xe9;</i>", "\u00e9 ab\t[ &lt; \n\u00e9"),
+        (
+            "markup",
+            "&#769;e\u0301\u200b &#8203;</i>",
+            "\u0301e\u0301\u200b \u200b",
+        ),  # none was taken out before
+        (
+            "markup",
+            "<!DOCTYPE html>\n<html>\n<head><title>T</title></head><body class=x>\n<p>a\n  b <a href='?y=1>2' id=\"i\""
+            "target=_blank>link</a>.\n\n<p>c\n<table>\n <tr>\n <td>1\n <td>2\n<tr><th>3</th>\n <th nowrap>4</th></tr>"
+            "</table>\n<pre>  if x:\n    y</pre></body></html>\n",
+            "T\na\n  b link.\nc\n1\t2\n3\t4\n  if x:\n    y\n",
+        ),
+        ("boilerplate", "\u0130stanbul.\nAll rights reserved.\n\u0130", "\u0130stanbul.\n\u0130"),
         ("boilerplate", "one\nCopyright X. All Rights Reserved.\ntwo\n", "one\ntwo\n"),
         ("length", "short", None),
         ("length", "x y " * 30, "x y " * 30),
@@ -41,6 +57,34 @@ def words(seed, n=300):
 )
 def test_a_stage_does_what_its_name_says(stage, text, cleaned):
     assert STAGES[stage](text) == cleaned
+
+
+BLOCKS = (
+    "address article aside blockquote br button caption dd details div dl dt fieldset figcaption figure footer form h1 "
+    "h6 header hr legend li main nav ol option p pre section select summary table tbody tfoot thead tr ul"
+)
+INLINE = "a abbr b cite code del em font i img input ins kbd label mark samp small span strong sub sup time u wbr"
+ATTRIBUTES = (
+    "", "/", " /", " class=x", " class='a > b' data-x", ' hidden id = "i"', "\nhref=/a?b=c&d", ' x="1"" y', ' x="1"y=2',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("attributes", ATTRIBUTES)
+def test_tags_keep_apart_what_is_read_apart(attributes):
+    for names, between in ((BLOCKS, "\n"), ("td th", "\t"), (INLINE, "")):
+        for name in names.split() + names.upper().split():
+            written = f"one<{name}{attributes}>two</{name}>three"
+            assert remove_markup(written) == between.join(["one", "two", "three"]), written
+
+
+@pytest.mark.parametrize("before", [[], ["unicode"], ["control"], ["unicode", "control"], ["control", "unicode"]])
+def test_no_entity_brings_back_what_a_stage_took_out(before):
+    """Numbers of all characters that a text of the web may name, behind a letter that some of them compose with."""
+    written = "".join(f"e&#{code};\n" for code in range(0x2100)) + "</i>"
+    counts = [Count(stage) for stage in (*before, "markup")]
+    read = clean(written.encode(), counts).decode()
+    assert "\u00e9\n" in read
+    assert all(STAGES[stage](read) == read for stage in before)
 
 
 def test_counts_follow_the_text_through_the_stages():

@@ -92,7 +92,10 @@ PINS = {
     "files": ("8c5c781026ca", "91302ba21d92", (100925, 33634), {}),
     "files cleaned": (
         "c581dac0f39f", "81c5b9e53ce7", (98712, 32879),
-        {"clean": ["unicode", "control", "markup", "boilerplate", "length"], "revised": {"cut": 2}},
+        {
+            "clean": ["unicode", "control", "markup", "boilerplate", "length"],
+            "revised": {"markup": 2, "boilerplate": 2, "cut": 2},
+        },
     ),
     "files of records": ("a185e4104f9d", "2b9ffcbda7a1", (1287, 351), {"skip_bad": True, "text_column": "body"}),
     "files by bpe": ("172fe598f599", "cf05a2879067", (68535, 22888), {"tokenizer": "bpe", "vocab_size": 300}),
