@@ -23,7 +23,7 @@ from isoflop.experiments.data import CorpusError, near_duplicates
 from isoflop.experiments.data.batches import DOCUMENTS, MANIFEST, id_of_tokens
 from isoflop.experiments.data.hub import StreamError
 from isoflop.experiments.data.parts import Part, digest, held_bytes, index_dtype, make_parts
-from isoflop.experiments.data.records import Files
+from isoflop.experiments.data.records import Files, cut_text
 from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource
 from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, token_dtype
 from isoflop.experiments.data.tokenizer import Bytes, Library, Losses, read_tokenizer, train_bpe
@@ -31,6 +31,7 @@ from isoflop.experiments.files import locked
 
 TOKENIZER = "tokenizer.json"
 LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
+DIVIDED = 0.1  # of the training text, in divided documents: from there on a tokenizer is trained on these too
 _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
 _COMPARED = 2**16  # characters of each such batch that are compared with what their tokens say
 
@@ -193,25 +194,34 @@ def _tokenizer(data: DataSpec, parts: Sequence[Part], held: Sequence[np.ndarray]
     if data.tokenizer == "bytes":
         return Bytes()
     if data.tokenizer == "bpe":
-        sample = _sample(parts, held, data)
-        tokenizer = train_bpe((content for content, _ in _contents(parts, sample, data)), data.vocab_size)
+        tokenizer = train_bpe(_learned_from(parts, held, data), data.vocab_size)
     else:
         tokenizer = read_tokenizer(Path(data.tokenizer).expanduser())
     (work / TOKENIZER).write_text(tokenizer.json(), encoding="utf-8")
     return tokenizer
 
 
-def _sample(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> list[np.ndarray]:
-    """0 for the documents that a tokenizer is trained on, else -1: of those wholly on the training side, by hash about
-    LEARNED_FROM bytes."""
-    index = [part.index(data) for part in parts]
-    trained = [amount == 0 for amount in held]
-    size = sum(int(rows["length"][mask].sum()) for mask, rows in zip(trained, index, strict=True))
-    share = min(1.0, LEARNED_FROM / max(1, size))
-    return [
-        np.where(mask & (rows["digest"][:, 1] <= share * (2**64 - 1)), 0, -1)
-        for mask, rows in zip(trained, index, strict=True)
-    ]
+def _learned_from(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> Iterator[bytes]:
+    """Text of the training side that a tokenizer is trained on, by hash about LEARNED_FROM bytes.
+
+    That is of documents wholly on this side, and of divided ones where these are more than DIVIDED of it. Raises
+    CorpusError where there is none.
+    """
+    amounts = np.concatenate(held)
+    left = np.concatenate([part.index(data)["length"] for part in parts]) - amounts
+    divided = int(left[amounts > 0].sum())
+    size = int(left[amounts == 0].sum())
+    if with_divided := divided > DIVIDED * (size + divided):
+        size += divided
+    if not size:
+        raise _empty_side(data, "train", int((amounts >= 0).sum()))
+    share = min(1.0, LEARNED_FROM / size)
+    wanted = [np.where((amount == 0) | with_divided, amount, -1) for amount in held]
+    for content, held_out in _contents(parts, wanted, data):
+        long = share < 1 and len(content) > LEARNED_FROM // 64
+        for piece in [] if held_out else cut_text(content) if long else [content]:
+            if digest(piece)[1] <= share * (2**64 - 1):
+                yield piece
 
 
 def _contents(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> Iterator[tuple[bytes, bool]]:
@@ -290,12 +300,15 @@ def _write_sides(
             shard.close()
     for side in SIDES:
         if not counts[side]["documents"]:
-            n = sum(count["documents"] for count in counts.values())
-            raise CorpusError(
-                f"corpus {data.name}: no document falls on the {side.replace('_', '-')} side ({n} in all); "
-                f"add text or change data.held_out_fraction={data.held_out_fraction}"
-            )
+            raise _empty_side(data, side, sum(count["documents"] for count in counts.values()))
     return {side: counts[side] | {"sha256": hashes[side].hexdigest()} for side in SIDES}
+
+
+def _empty_side(data: DataSpec, side: str, documents: int) -> CorpusError:
+    return CorpusError(
+        f"corpus {data.name}: no document falls on the {side.replace('_', '-')} side ({documents} in all); "
+        f"add text or change data.held_out_fraction={data.held_out_fraction}"
+    )
 
 
 def _start_shard(path: Path) -> BinaryIO:

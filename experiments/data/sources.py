@@ -134,7 +134,7 @@ class TextSource(Source):
 
     def ways(self, files: Files) -> list[str]:
         """What is done to the text: with those of REVISED, a corpus is another than it was before."""
-        return list(self.data.clean)
+        return [*self.data.clean, self.data.tokenizer]
 
     def fetch(self, files: Files, folder: Path) -> tuple[Files, str]:
         """The files that `documents` reads, and their licence.
@@ -250,9 +250,9 @@ class TextFiles(TextSource, name="files"):
     """The user's own files: data.files, of text or of records with a column data.text_column."""
 
     def ways(self, files: Files) -> list[str]:
-        """The stages of cleaning, and where texts are cleaned the cutting of them."""
+        """Those of all text, and where files of text are cleaned the cutting of them."""
         texts = any(records.kind_of(path)[0] not in records.RECORDS for _, path in files)
-        return [*self.data.clean, *(["cut"] if texts and STAGES.keys() & self.data.clean else [])]
+        return [*super().ways(files), *(["cut"] if texts and STAGES.keys() & self.data.clean else [])]
 
     def files(self) -> Files:
         """The files that the globs of data.files match."""

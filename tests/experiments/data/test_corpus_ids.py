@@ -98,7 +98,10 @@ PINS = {
         },
     ),
     "files of records": ("a185e4104f9d", "2b9ffcbda7a1", (1287, 351), {"skip_bad": True, "text_column": "body"}),
-    "files by bpe": ("172fe598f599", "cf05a2879067", (68535, 22888), {"tokenizer": "bpe", "vocab_size": 300}),
+    "files by bpe": (
+        "685fcac738b7", "0a9f5d2b03a6", (68375, 22878),
+        {"tokenizer": "bpe", "vocab_size": 300, "revised": {"bpe": 2}},
+    ),
     "huggingface": (
         "9bf85c588e2b", "79d2d8768d8f", (4426, 1585),
         {"hub": {"max_bytes": 6000, "name": "DIR/hub", "revision": None, "split": "train", "subset": None}},

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,38 @@ def test_a_large_corpus_gives_its_tokenizer_a_sample(folder, monkeypatch):
     corpus = prepare(spec(folder, tokenizer="bpe", vocab_size=270), folder / "c")
     assert 2_000 < sum(map(len, seen)) < 10_000
     assert corpus.manifest["train"]["bytes"] > 10_000
+
+
+@pytest.mark.parametrize("notes", [0, 9])
+@pytest.mark.parametrize("learned_from", [2**26, 100_000])
+def test_a_tokenizer_is_trained_on_long_documents_too(tmp_path, monkeypatch, notes, learned_from):
+    """On the training half of a divided one, and on a share of one that is longer than the whole sample."""
+    monkeypatch.setattr("isoflop.experiments.data.shards.LEARNED_FROM", learned_from)
+    seen = []
+    monkeypatch.setattr(
+        "isoflop.experiments.data.shards.train_bpe",
+        lambda texts, size: seen.extend(texts) or train_bpe(iter(seen), size),
+    )
+    rng = random.Random(0)
+    words = [["".join(rng.choices(letters, k=rng.randint(2, 8))) for _ in range(200)] for letters in ("abcd", "wxyz")]
+    texts = [" ".join(rng.choices(words[0], k=100)) for _ in range(notes)] + [
+        " ".join(rng.choices(words[1], k=200_000))
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    data = replace(spec(tmp_path, tokenizer="bpe", vocab_size=400), files=[f"{tmp_path}/a.jsonl"])
+    corpus = prepare(data, tmp_path / "c")
+    assert corpus.bytes_per_token > 2
+    train = corpus.manifest["train"]["bytes"]
+    assert 0.3 * min(train, learned_from) < sum(map(len, seen)) <= min(train, 2.5 * learned_from)
+    held = Library(corpus.folder.joinpath("tokenizer.json").read_text()).decode(corpus.held_out.tolist())
+    assert not any(held[:500] in text.decode() for text in seen)
+
+
+def test_where_no_text_is_on_the_training_side_that_is_the_message(tmp_path):
+    (tmp_path / "a.txt").write_text("a b c d e f g")
+    data = replace(spec(tmp_path, tokenizer="bpe", vocab_size=300), held_out_fraction=0.999)
+    with pytest.raises(CorpusError, match=r"corpus t: no document falls on the train side \(1 in all\); add text or"):
+        prepare(data, tmp_path / "c")
 
 
 def test_any_tokenizer_json_may_be_used(folder, bpe):
