@@ -148,7 +148,7 @@ STAGES: dict[str, Callable[[str], str | None]] = {
 }
 WHEN_CUT = {"length": of_length_when_cut, "repetition": of_variety_when_cut}  # of a text that is cut afterwards
 # What was done in another way before, with the number of this way: in the recipe of the corpora that it is done to.
-REVISED = {"markup": 2, "boilerplate": 2, "near-duplicates": 2, "cut": 2, "bpe": 2}
+REVISED = {"markup": 2, "boilerplate": 2, "near-duplicates": 2, "cut": 2, "bpe": 2, "tables": 2}
 
 
 @dataclass

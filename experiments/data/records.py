@@ -1,7 +1,7 @@
 """Documents of text, and the files that hold them, read by suffix (in any case; with .gz, .zst or .bz2 behind it):
 
 - .jsonl, .ndjson: one object a line; .json: an object, a list of objects, or one object a line
-- .csv, .tsv: rows under a header
+- .csv, .tsv: rows under a header; quotes are text in a .tsv unless its cells are quoted as those of a .csv
 - .parquet: rows
 - anything else: text as it stands, which is cleaned as a whole and then cut into pieces of about 64 KiB
 
@@ -18,6 +18,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -196,14 +197,53 @@ def _of_json(name: str, path: Path, text: str, column: str, bad: Bad) -> Iterato
 
 
 def _of_table(name: str, path: Path, text: str, delimiter: str, column: str, bad: Bad) -> Iterator[Document]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    quoting = csv.QUOTE_NONE if delimiter == "\t" and _is_unquoted(text) else csv.QUOTE_MINIMAL
     try:
-        rows = list(reader)
+        header, *rows = _cells(text, delimiter, quoting) or [[]]
     except csv.Error as error:
-        raise _BadError(f"{path}: line {reader.reader.line_num} is not a row ({error})", "broken table") from error
+        raise _BadError(f"{path}: {error}", "broken table") from error
     for number, row in enumerate(rows, 1):
-        yield from _of_record(f"{name}#{number}", row, column, f"{path}: row {number}", bad)
+        where = f"{path}: row {number}"
+        if len(row) > len(header):
+            quoted = "quote cells that hold a comma" if delimiter == "," else "write tabs within cells as blanks"
+            bad(_BadError(f"{where} has {len(row)} cells under a header of {len(header)}; {quoted}", "row too long"))
+            continue
+        record = dict(zip_longest(header, row))
+        yield from _of_record(f"{name}#{number}", record, column, where, bad)
+
+
+def _cells(text: str, delimiter: str, quoting: int) -> list[list[str]]:
+    """The rows of a table that are not empty, the header first. Raises csv.Error naming the line."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    try:
+        return [row for row in reader if row]
+    except csv.Error as error:
+        raise csv.Error(f"line {reader.line_num} is not a row ({error})") from error
+
+
+def _is_unquoted(text: str) -> bool:
+    """Whether quotes belong to the text of a .tsv, as its format has it, and are not around cells as in a CSV.
+
+    They are around cells in a header, around all cells that begin with one and hold one, and where they alone make rows
+    as long as the header.
+    """
+    header, *rows = _cells(text, "\t", csv.QUOTE_NONE) or [[]]
+    begun = [cell for row in rows for cell in row if cell.startswith('"')]
+    if any(cell.startswith('"') for cell in header) or (begun and all(map(_is_quoted, begun))):
+        return False
+    if all(len(row) == len(header) for row in rows):
+        return True
+    try:
+        return any(len(row) != len(header) for row in _cells(text, "\t", csv.QUOTE_MINIMAL))
+    except csv.Error:
+        return True
+
+
+def _is_quoted(cell: str) -> bool:
+    """Whether a cell is written as a CSV has one with quotes in its text."""
+    inside = cell[1:-1]
+    return len(cell) > 1 and cell.endswith('"') and '""' in inside and '"' not in inside.replace('""', "")
 
 
 def _of_parquet(name: str, path: Path, column: str, encoding: str, bad: Bad) -> Iterator[Document]:

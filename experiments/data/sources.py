@@ -250,9 +250,12 @@ class TextFiles(TextSource, name="files"):
     """The user's own files: data.files, of text or of records with a column data.text_column."""
 
     def ways(self, files: Files) -> list[str]:
-        """Those of all text, and where files of text are cleaned the cutting of them."""
-        texts = any(records.kind_of(path)[0] not in records.RECORDS for _, path in files)
-        return [*super().ways(files), *(["cut"] if texts and STAGES.keys() & self.data.clean else [])]
+        """Those of all text, the reading of tables, and where files of text are cleaned the cutting of them."""
+        kinds = {records.kind_of(path)[0] for _, path in files}
+        ways = super().ways(files)
+        if kinds & {".csv", ".tsv"}:
+            ways.append("tables")
+        return [*ways, "cut"] if kinds - {*records.RECORDS} and STAGES.keys() & self.data.clean else ways
 
     def files(self) -> Files:
         """The files that the globs of data.files match."""
