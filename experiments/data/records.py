@@ -40,6 +40,7 @@ _DOCUMENT_BYTES = 64 * 1024
 _READ = 1 << 20  # bytes at once
 _LOOKED_AT = 8192  # bytes, for a zero that no text has outside UTF-16 and UTF-32
 _ROWS = 1024
+_PARQUET_TEXT = ("string", "large_string", "string_view")  # types
 _LONGEST_FIELD = 2**31 - 1  # characters of a field of .csv
 
 
@@ -253,7 +254,9 @@ def _of_parquet(name: str, path: Path, column: str, encoding: str, bad: Bad) -> 
         column_of(dict.fromkeys(file.schema_arrow.names), column, str(path))
         for batch in file.iter_batches(_ROWS, columns=[column]):
             values = batch.column(0)
-            if is_text := pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            if pa.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            if is_text := str(values.type) in _PARQUET_TEXT:
                 values = values.cast(pa.large_binary())  # Arrow does not check that text is UTF-8
             for value in values.to_pylist():
                 number += 1

@@ -74,6 +74,28 @@ def test_a_row_with_more_cells_than_the_header_is_named(tmp_path, name, remedy):
     assert ([text for _, text in found], bad) == (["one", "four"], {"row too long": 1})
 
 
+PARQUET_KINDS = {
+    "text": lambda values: values,
+    "large": lambda values: values.cast(pa.large_string()),
+    "view": lambda values: values.cast(pa.string_view()) if hasattr(pa, "string_view") else values,
+    "dictionary": lambda values: values.dictionary_encode(),
+    "dictionary of large": lambda values: values.cast(pa.large_string()).dictionary_encode(),
+    "bytes": lambda values: values.cast(pa.binary()),
+    "dictionary of bytes": lambda values: values.cast(pa.binary()).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("convert", PARQUET_KINDS.values(), ids=PARQUET_KINDS)
+def test_a_bad_byte_of_parquet_is_named_in_every_kind_of_column(tmp_path, convert):
+    content = pa.array([*(text.encode() for text in TEXTS), b"caf\xe9", b"last"])
+    texts = pa.StringArray.from_buffers(len(content), content.buffers()[1], content.buffers()[2])
+    pq.write_table(pa.table({"text": convert(texts)}), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a\.parquet: row 4: byte 3 of 'text' is not utf-8; or data\.skip_bad=true"):
+        read(tmp_path / "a.parquet")
+    found, bad = read(tmp_path / "a.parquet", skip_bad=True)
+    assert ([text for _, text in found], bad) == ([*TEXTS, "last"], {"text that is not utf-8": 1})
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_a_line_of_json_is_a_document(tmp_path, name):
     found, bad = read(write(tmp_path / name, LINES + b"\n"))
