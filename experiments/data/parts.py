@@ -24,7 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -53,6 +53,14 @@ class _Counted(TypedDict):
     bad: dict[str, int]
     stages: list[dict[str, Any]]
     sha256: dict[str, str]
+
+
+class Text(NamedTuple):
+    """A document on one side of the split; it `ends` there unless it is a piece of a file with the next behind it."""
+
+    content: bytes
+    held_out: bool
+    ends: bool
 
 
 @dataclass(frozen=True)
@@ -87,28 +95,33 @@ class Part:
         dtype, file = index_dtype(data), self.file("index")
         return np.memmap(file, dtype, mode="r") if file.stat().st_size else np.empty(0, dtype)
 
-    def contents(self, data: DataSpec, held: np.ndarray) -> Iterator[tuple[bytes, bool]]:
-        """(document, whether it is held out), of a divided one each half, by the bytes of each that are held out.
+    def contents(self, data: DataSpec, held: np.ndarray) -> Iterator["Text"]:
+        """The documents, of a divided one each half, by the bytes of each that are held out.
 
         `held` is negative for a document that is left out.
         """
+        index = self.index(data)
+        goes_on = np.append(index["continues"][1:], False) if data.separator else np.zeros(len(index), bool)
+        after = np.append(held[1:], -1)
+        rows = zip(index["length"].tolist(), held.tolist(), goes_on & (after > 0), goes_on & (after == 0), strict=True)
         with self.file("text").open("rb") as file:
-            for row, here in zip(self.index(data), held.tolist(), strict=True):
-                content = file.read(int(row["length"]))
+            for length, here, goes_on_held, goes_on_trained in rows:
+                content = file.read(length)
                 if here < 0:
                     continue
                 at = _line_near(content, here)
                 if at:
-                    yield content[:at], True
-                if at < len(content):
-                    yield content[at:], False
+                    yield Text(content[:at], True, ends=not goes_on_held or at < length)
+                if at < length:
+                    yield Text(content[at:], False, ends=not goes_on_trained)
 
 
 def index_dtype(data: DataSpec) -> np.dtype:
-    """A row of an index: length in bytes, hashes of the content, of the file and of the folder, and the MinHash where
-    near duplicates are to be removed."""
+    """A row of an index: length in bytes, hashes of the content, of the file and of the folder, the MinHash where
+    near duplicates are to be removed, and whether it continues the row before where something stands between others."""
     near = [("signature", "u4", (near_duplicates.NUMBERS,))] if near_duplicates.STAGE in data.clean else []
-    return np.dtype([("length", "i8"), ("digest", "u8", (2,)), ("file", "u8"), ("folder", "u8"), *near])
+    between = [("continues", "?")] if data.separator else []
+    return np.dtype([("length", "i8"), ("digest", "u8", (2,)), ("file", "u8"), ("folder", "u8"), *near, *between])
 
 
 def held_bytes(index: np.ndarray, fraction: float) -> np.ndarray:
@@ -205,10 +218,12 @@ def _make(part: Part, files: Files, source: TextSource) -> None:
             row["file"], row["folder"] = (digest(part.encode(errors="surrogateescape"))[0] for part in (
                 file, file.rpartition("/")[0]
             ))  # fmt: skip
-            for content in _cleaned(document, counts, cut):
+            for number, content in enumerate(_cleaned(document, counts, cut)):
                 row["length"], row["digest"] = len(content), digest(content)
                 if near_duplicates.STAGE in data.clean:
                     row["signature"] = near_duplicates.signature(content)
+                if data.separator:
+                    row["continues"] = number > 0
                 text.write(content)
                 index.write(row.tobytes())
     temporary = part.file("json.tmp")

@@ -198,9 +198,8 @@ def _of_json(name: str, path: Path, text: str, column: str, bad: Bad) -> Iterato
 
 
 def _of_table(name: str, path: Path, text: str, delimiter: str, column: str, bad: Bad) -> Iterator[Document]:
-    quoting = csv.QUOTE_NONE if delimiter == "\t" and _is_unquoted(text) else csv.QUOTE_MINIMAL
     try:
-        header, *rows = _cells(text, delimiter, quoting) or [[]]
+        header, *rows = _cells(text, delimiter, quoted=delimiter == "," or not _is_unquoted(text)) or [[]]
     except csv.Error as error:
         raise _BadError(f"{path}: {error}", "broken table") from error
     for number, row in enumerate(rows, 1):
@@ -213,9 +212,10 @@ def _of_table(name: str, path: Path, text: str, delimiter: str, column: str, bad
         yield from _of_record(f"{name}#{number}", record, column, where, bad)
 
 
-def _cells(text: str, delimiter: str, quoting: int) -> list[list[str]]:
+def _cells(text: str, delimiter: str, *, quoted: bool) -> list[list[str]]:
     """The rows of a table that are not empty, the header first. Raises csv.Error naming the line."""
     csv.field_size_limit(_LONGEST_FIELD)
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         return [row for row in reader if row]
@@ -229,14 +229,14 @@ def _is_unquoted(text: str) -> bool:
     They are around cells in a header, around all cells that begin with one and hold one, and where they alone make rows
     as long as the header.
     """
-    header, *rows = _cells(text, "\t", csv.QUOTE_NONE) or [[]]
+    header, *rows = _cells(text, "\t", quoted=False) or [[]]
     begun = [cell for row in rows for cell in row if cell.startswith('"')]
     if any(cell.startswith('"') for cell in header) or (begun and all(map(_is_quoted, begun))):
         return False
     if all(len(row) == len(header) for row in rows):
         return True
     try:
-        return any(len(row) != len(header) for row in _cells(text, "\t", csv.QUOTE_MINIMAL))
+        return any(len(row) != len(header) for row in _cells(text, "\t", quoted=True))
     except csv.Error:
         return True
 

@@ -22,11 +22,20 @@ from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError, near_duplicates
 from isoflop.experiments.data.batches import DOCUMENTS, MANIFEST, id_of_tokens
 from isoflop.experiments.data.hub import StreamError
-from isoflop.experiments.data.parts import Part, digest, held_bytes, index_dtype, make_parts
+from isoflop.experiments.data.parts import Part, Text, digest, held_bytes, index_dtype, make_parts
 from isoflop.experiments.data.records import Files, cut_text
 from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource
 from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, token_dtype
-from isoflop.experiments.data.tokenizer import Bytes, Library, Losses, read_tokenizer, train_bpe
+from isoflop.experiments.data.tokenizer import (
+    END_OF_TEXT,
+    Bytes,
+    Library,
+    Losses,
+    Separator,
+    find_separator,
+    read_tokenizer,
+    train_bpe,
+)
 from isoflop.experiments.files import locked
 
 TOKENIZER = "tokenizer.json"
@@ -123,6 +132,8 @@ def _split_tokens(source: TokenSource, files: Files) -> Iterator[tuple[np.ndarra
 def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
     """Clean, split and tokenise text; returns the manifest. Raises CorpusError where no document is left."""
     data = source.data
+    if data.tokenizer.endswith(".json"):
+        find_separator(data.separator, _own_tokenizer(data))  # what it has not is refused before all text is read
     files, licence = source.fetch(files, work)
     if not files:
         raise CorpusError(
@@ -139,7 +150,9 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
     held = _held_out(parts, kept, data)
     tokenizer = _tokenizer(data, parts, held, work)
     losses = Losses()
-    written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, held, data, tokenizer, losses))
+    separator = find_separator(data.separator, tokenizer)
+    encoded = _encoded(parts, held, data, tokenizer, separator, losses)
+    written = _write_sides(work, data, tokenizer.vocab_size, encoded)
     about = {"tokenizer_id": tokenizer.tokenizer_id, "vocab_size": tokenizer.vocab_size, "licence": licence}
     side = written["held_out"]
     return _manifest(data, about, written) | {
@@ -148,6 +161,7 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
         "skipped": _summed(part.counted["bad"] for part in parts),
         "stages": stages,
         **({"losses": asdict(losses)} if losses.changed else {}),
+        **({"separator": {"text": separator.text, "tokens": separator.tokens}} if separator.tokens else {}),
     }
 
 
@@ -194,11 +208,16 @@ def _tokenizer(data: DataSpec, parts: Sequence[Part], held: Sequence[np.ndarray]
     if data.tokenizer == "bytes":
         return Bytes()
     if data.tokenizer == "bpe":
-        tokenizer = train_bpe(_learned_from(parts, held, data), data.vocab_size)
+        end = END_OF_TEXT[0] if data.separator in ("auto", END_OF_TEXT[0]) else ""
+        tokenizer = train_bpe(_learned_from(parts, held, data), data.vocab_size, end=end)
     else:
-        tokenizer = read_tokenizer(Path(data.tokenizer).expanduser())
+        tokenizer = _own_tokenizer(data)
     (work / TOKENIZER).write_text(tokenizer.json(), encoding="utf-8")
     return tokenizer
+
+
+def _own_tokenizer(data: DataSpec) -> Library:
+    return read_tokenizer(Path(data.tokenizer).expanduser())
 
 
 def _learned_from(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> Iterator[bytes]:
@@ -217,48 +236,56 @@ def _learned_from(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataS
         raise _empty_side(data, "train", int((amounts >= 0).sum()))
     share = min(1.0, LEARNED_FROM / size)
     wanted = [np.where((amount == 0) | with_divided, amount, -1) for amount in held]
-    for content, held_out in _contents(parts, wanted, data):
+    for content, held_out, _ in _contents(parts, wanted, data):
         long = share < 1 and len(content) > LEARNED_FROM // 64
         for piece in [] if held_out else cut_text(content) if long else [content]:
             if digest(piece)[1] <= share * (2**64 - 1):
                 yield piece
 
 
-def _contents(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> Iterator[tuple[bytes, bool]]:
+def _contents(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> Iterator[Text]:
     for part, amounts in zip(parts, held, strict=True):
         yield from part.contents(data, amounts)
 
 
 def _encoded(
-    parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec, tokenizer: Bytes | Library, losses: Losses
+    parts: Sequence[Part],
+    held: Sequence[np.ndarray],
+    data: DataSpec,
+    tokenizer: Bytes | Library,
+    separator: Separator,
+    losses: Losses,
 ) -> Iterator[tuple[np.ndarray, bool, int]]:
-    """(tokens, whether held out, bytes) of each document; `losses` counts what some of them lose in their tokens."""
+    """(tokens, whether held out, bytes) of each document, with the separator where it ends; `losses` counts what some
+    of them lose in their tokens."""
     if isinstance(tokenizer, Bytes):
-        for content, held_out in _contents(parts, held, data):
-            yield np.frombuffer(content, np.uint8), held_out, len(content)
+        for content, held_out, ends in _contents(parts, held, data):
+            whole = content + separator.text.encode() if ends else content
+            yield np.frombuffer(whole, np.uint8), held_out, len(whole)
         return
-    batch: list[tuple[bytes, bool]] = []
+    batch: list[Text] = []
     size = 0
     for item in _contents(parts, held, data):
         batch.append(item)
-        size += len(item[0])
+        size += len(item.content)
         if size >= _BATCH_BYTES:
-            yield from _encode(batch, tokenizer, losses)
+            yield from _encode(batch, tokenizer, separator, losses)
             batch, size = [], 0
-    yield from _encode(batch, tokenizer, losses)
+    yield from _encode(batch, tokenizer, separator, losses)
 
 
 def _encode(
-    batch: Sequence[tuple[bytes, bool]], tokenizer: Library, losses: Losses
+    batch: Sequence[Text], tokenizer: Library, separator: Separator, losses: Losses
 ) -> Iterator[tuple[np.ndarray, bool, int]]:
-    texts = [content.decode() for content, _ in batch]
+    texts = [item.content.decode() for item in batch]
     left = _COMPARED
     for text in texts:
         if left > 0:
             losses.add(text[:left], tokenizer)
             left -= len(text)
-    for tokens, (content, held_out) in zip(tokenizer.encode_batch(texts), batch, strict=True):
-        yield np.array(tokens, np.uint32), held_out, len(content)
+    for tokens, (content, held_out, ends) in zip(tokenizer.encode_batch(texts), batch, strict=True):
+        whole = np.array([*tokens, *separator.tokens] if ends else tokens, np.uint32)
+        yield whole, held_out, len(content) + separator.size * ends
 
 
 def _write_sides(

@@ -63,6 +63,11 @@ class Source(ABC):
             raise CorpusError(
                 f"data.tokenizer must be {self.tokenizers} with data.source={self.name}; not {data.tokenizer!r}"
             )
+        if data.separator and not isinstance(self, TextSource):
+            raise CorpusError(
+                f"data.separator={data.separator!r} with data.source={self.name}, whose documents are tokens already; "
+                "leave it empty"
+            )
         check_stages(data.clean, [near_duplicates.STAGE])
         if near_duplicates.STAGE in data.clean:
             near_duplicates.check_installed()
@@ -102,7 +107,9 @@ class Source(ABC):
 class TextSource(Source):
     """Documents of text."""
 
-    keys: ClassVar[tuple[str, ...]] = ("text_column", "skip_bad", "encoding", "clean", "tokenizer", "vocab_size")
+    keys: ClassVar[tuple[str, ...]] = (
+        "text_column", "skip_bad", "encoding", "clean", "separator", "tokenizer", "vocab_size"
+    )  # fmt: skip
     tokenizers = "bytes, bpe or a tokenizer.json"
 
     def allows(self, tokenizer: str) -> bool:
