@@ -215,8 +215,10 @@ def _of_table(name: str, path: Path, text: str, delimiter: str, column: str, bad
 def _cells(text: str, delimiter: str, *, quoted: bool) -> list[list[str]]:
     """The rows of a table that are not empty, the header first. Raises csv.Error naming the line."""
     csv.field_size_limit(_LONGEST_FIELD)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )  # fmt: skip
     try:
         return [row for row in reader if row]
     except csv.Error as error:

@@ -109,7 +109,7 @@ def _write(source: Source, files: Files, work: Path) -> dict[str, Any]:
     if isinstance(source, TokenSource):
         written = _write_sides(work, source.data, source.vocab_size, _split_tokens(source, files))
     elif isinstance(source, StoredTokens):
-        written = source.sides(files)
+        written = source.sides(files, work)
     else:
         raise TypeError(f"{type(source).__name__} is none of TextSource, TokenSource and StoredTokens")
     about = {"tokenizer_id": "none", "vocab_size": source.vocab_size, "licence": source.licence}

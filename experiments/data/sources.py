@@ -179,7 +179,7 @@ class TokenSource(Source):
 
 
 class StoredTokens(Source):
-    """Token files that are read where they are: nothing of them is copied into the corpus's folder."""
+    """Token files that are read where they are: only sides of several files are copied into the corpus's folder."""
 
     keys = TextSource.keys
     tokenizers = "'none'"
@@ -194,8 +194,11 @@ class StoredTokens(Source):
         return self.data.vocab_size
 
     @abstractmethod
-    def sides(self, files: Files) -> dict[str, dict[str, Any]]:
-        """For train and held_out: file, range of tokens, counts and hash of the tokens, as the manifest states them."""
+    def sides(self, files: Files, folder: Path) -> dict[str, dict[str, Any]]:
+        """For train and held_out: file, range of tokens, counts and hash of the tokens, as the manifest states them.
+
+        A side without a file is a shard that this wrote to `folder`.
+        """
 
 
 class PythonSource(TextSource, name="python-source"):
@@ -314,11 +317,12 @@ class TokenFiles(StoredTokens, name="tokens"):
         """Where the files are: they are read in place."""
         return {"paths": [str(path) for _, path in files]}
 
-    def sides(self, files: Files) -> dict[str, dict[str, Any]]:
+    def sides(self, files: Files, folder: Path) -> dict[str, dict[str, Any]]:
         """Where the train and held-out tokens lie in the files, with their counts and hashes."""
         return token_files.describe_sides(
-            [path for _, path in files], held_out_fraction=self.data.held_out_fraction, vocab_size=self.vocab_size
-        )
+            [path for _, path in files], held_out_fraction=self.data.held_out_fraction, vocab_size=self.vocab_size,
+            folder=folder,
+        )  # fmt: skip
 
 
 class Synthetic(TokenSource, name="synthetic"):
