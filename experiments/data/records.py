@@ -15,6 +15,7 @@ import csv
 import difflib
 import io
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,10 +36,17 @@ MARKS = (  # the longer first: UTF-32 begins as UTF-16 does
     (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
+_PACKED = (  # where in a file, what is there, of what kind
+    (0, b"\x1f\x8b", "gzip"), (0, b"\x28\xb5\x2f\xfd", "zstd"), (4, b"1AY&SY", "bz2"),
+    (0, b"\xfd7zXZ\0", "an .xz file"), (0, b"]\0\0", "an .lzma file"), (0, b"\x04\x22\x4d\x18", "an .lz4 file"),
+    (0, b"PK\x03\x04", "a .zip file"), (0, b"7z\xbc\xaf\x27\x1c", "a .7z file"), (0, b"Rar!\x1a", "a .rar file"),
+    (257, b"ustar", "a .tar file"),
+)  # fmt: skip
 Files = Sequence[tuple[str, Path]]  # (name, path): the name does not depend on where the files are
 _DOCUMENT_BYTES = 64 * 1024
 _READ = 1 << 20  # bytes at once
 _LOOKED_AT = 8192  # bytes, for a zero that no text has outside UTF-16 and UTF-32
+_TELLING = 8  # characters that tell an encoding
 _ROWS = 1024
 _PARQUET_TEXT = ("string", "large_string", "string_view")  # types
 _LONGEST_FIELD = 2**31 - 1  # characters of a field of .csv
@@ -121,8 +129,8 @@ class _Text:
         if mark and codecs.lookup(encoding).name.startswith("utf"):
             self.start, self.encoding, self.marked = self.start[len(mark) :], of_mark, len(mark)
         self.wide = codecs.lookup(self.encoding).name.startswith(("utf-16", "utf-32"))
-        if not self.wide and b"\0" in self.start[:_LOOKED_AT]:
-            raise _BadError(f"{path} is binary (a zero byte); leave it out of the globs", "binary file")
+        if not self.wide and (fault := _no_text(self.start)):
+            raise _BadError(f"{path} {fault}leave it out of the globs", "binary file")
 
     def whole(self) -> str:
         """All of it. Raises _BadError for bytes of another encoding."""
@@ -164,6 +172,34 @@ class _Text:
                 f"{self.encoding}; name the file's encoding, e.g. data.encoding=cp1252",
                 f"text that is not {self.encoding}",
             ) from error
+
+
+def _no_text(start: bytes) -> str:
+    """What a file is by its first bytes that is read as no text, with a remedy; "" for text."""
+    packed = next((kind for at, mark, kind in _PACKED if start.startswith(mark, at)), "")
+    suffixes = ", ".join(COMPRESSED)
+    if suffix := next((suffix for suffix, kind in COMPRESSED.items() if kind == packed), ""):
+        return f"is compressed by {packed}, and its name does not end in {suffix}; let it end so, or "
+    if packed:
+        return f"is {packed}, and only {suffixes} are read packed; unpack it, or "
+    if b"\0" not in start[:_LOOKED_AT]:
+        return ""
+    if encoding := _wide_encoding(start[: _LOOKED_AT // 4 * 4]):
+        return f"is binary (a zero byte), or text in {encoding}, which data.encoding={encoding} reads; if not, "
+    return "is binary (a zero byte); "
+
+
+def _wide_encoding(start: bytes) -> str:
+    """The encoding of UTF-16 and UTF-32 in which some bytes are text, with more blanks than in another; "" for none."""
+    blanks = {}
+    for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(start)  # it may end within a character
+        except UnicodeDecodeError:
+            continue
+        if len(text) >= _TELLING and all(char.isspace() or unicodedata.category(char)[0] != "C" for char in text):
+            blanks[encoding] = sum(map(str.isspace, text))
+    return max(blanks, key=blanks.__getitem__, default="")
 
 
 def _of_lines(name: str, path: Path, lines: Iterable[str], column: str, bad: Bad) -> Iterator[Document]:
