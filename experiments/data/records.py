@@ -38,7 +38,7 @@ MARKS = (  # the longer first: UTF-32 begins as UTF-16 does
 )  # fmt: skip
 _PACKED = (  # where in a file, what is there, of what kind
     (0, b"\x1f\x8b", "gzip"), (0, b"\x28\xb5\x2f\xfd", "zstd"), (4, b"1AY&SY", "bz2"),
-    (0, b"\xfd7zXZ\0", "an .xz file"), (0, b"]\0\0", "an .lzma file"), (0, b"\x04\x22\x4d\x18", "an .lz4 file"),
+    (0, b"\xfd7zXZ\0", "an .xz file"), (5, b"\xff" * 8, "an .lzma file"), (0, b"\x04\x22\x4d\x18", "an .lz4 file"),
     (0, b"PK\x03\x04", "a .zip file"), (0, b"7z\xbc\xaf\x27\x1c", "a .7z file"), (0, b"Rar!\x1a", "a .rar file"),
     (257, b"ustar", "a .tar file"),
 )  # fmt: skip
