@@ -71,6 +71,7 @@ class DataSpec:
         False  # count and leave out binary files, broken lines and bytes of another encoding instead of refusing
     )
     clean: list[str] = field(default_factory=list)  # stages in this order, named in experiments/data/cleaning.py
+    separator: str = ""  # behind each document: nothing, a text such as \n\n or <|endoftext|>, or auto
     tokenizer: str = "bytes"  # bytes | bpe | a tokenizer.json | none (a source that is born as tokens)
     vocab_size: int = 4096  # bpe: tokens to learn; tokens: that the files may hold
     context_length: int = 64  # tokens per window, the same for every size: it decides which targets have context

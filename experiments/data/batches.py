@@ -42,6 +42,7 @@ class _Stage(TypedDict):
     dropped: int
     bytes_removed: int
     bytes_added: NotRequired[int]
+    documents_added: NotRequired[int]  # by cutting the texts of files into pieces
 
 
 class Read(TypedDict):
@@ -69,6 +70,13 @@ class Losses(TypedDict):
     became: str
 
 
+class Behind(TypedDict):
+    """What stands behind each document."""
+
+    text: str
+    tokens: list[int]
+
+
 class Manifest(TypedDict):
     """What is read of the manifest of a corpus."""
 
@@ -84,6 +92,7 @@ class Manifest(TypedDict):
     skipped: NotRequired[dict[str, int]]
     stages: NotRequired[list[_Stage]]
     losses: NotRequired[Losses]
+    separator: NotRequired[Behind]
     samples: NotRequired[str]  # a hash of parts of the files; older corpora have none
     domains: NotRequired[list[Domain]]
 

@@ -28,6 +28,7 @@ from isoflop.experiments.data.shards import MANIFEST, write_corpus, write_mixed
 from isoflop.experiments.data.sources import source_of
 from isoflop.experiments.data.token_files import find_side
 from isoflop.experiments.files import check_name, is_disk_error
+from isoflop.printable import counted
 
 _SAMPLES, _SAMPLE = 4, 2**12  # parts of a file that tell it from another of its size and time, and bytes of each
 
@@ -124,11 +125,20 @@ def manifest_text(corpus: Corpus) -> str:
                 f"  {stage['stage']:<16} in {stage['documents']:>9,}  changed {stage['changed']:>8,}  "
                 f"dropped {stage['dropped']:>8,}  bytes removed {stage['bytes_removed']:>12,}"
                 + (f"  added {added:,}" if (added := stage.get("bytes_added")) else "")
+                + (f"  documents added {added:,}" if (added := stage.get("documents_added")) else "")
             )
     for side, count in sides(manifest).items():
         text = f", {count['bytes']:,} bytes" if count.get("bytes") else ""
         text += f" of {count['dtype']} in {count['file']}" if "dtype" in count and "file" in count else ""
         lines.append(f"{side}: {count['documents']:,} documents, {count['tokens']:,} tokens{text}")
+    if "read" in manifest:
+        behind = manifest.get("separator")
+        text = (
+            "nothing: data.separator"
+            if behind is None
+            else f"{behind['text']!r}, {counted(len(behind['tokens']), 'token')}"
+        )
+        lines.append(f"behind each document: {text}")
     per_token = "" if manifest["bytes_per_token"] is None else f", {corpus.bytes_per_token:.3f} bytes/token held out"
     lines.append(f"tokenizer {corpus.tokenizer_id}, {corpus.vocab_size:,} tokens{per_token}")
     lines += [f"warning: {warning}" for warning in corpus.warnings]

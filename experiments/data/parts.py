@@ -19,12 +19,12 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import near_duplicates
 from isoflop.experiments.data.batches import Read
 from isoflop.experiments.data.cleaning import Count, clean
-from isoflop.experiments.data.records import Files
+from isoflop.experiments.data.records import Document, Files, cut_text
 from isoflop.experiments.data.sources import TextSource
 from isoflop.read_json import JsonError, read_json, require_regular
 
@@ -53,6 +53,14 @@ class _Counted(TypedDict):
     bad: dict[str, int]
     stages: list[dict[str, Any]]
     sha256: dict[str, str]
+
+
+class Text(NamedTuple):
+    """A document on one side of the split; it `ends` there unless it is a piece of a file with the next behind it."""
+
+    content: bytes
+    held_out: bool
+    ends: bool
 
 
 @dataclass(frozen=True)
@@ -87,28 +95,33 @@ class Part:
         dtype, file = index_dtype(data), self.file("index")
         return np.memmap(file, dtype, mode="r") if file.stat().st_size else np.empty(0, dtype)
 
-    def contents(self, data: DataSpec, held: np.ndarray) -> Iterator[tuple[bytes, bool]]:
-        """(document, whether it is held out), of a divided one each half, by the bytes of each that are held out.
+    def contents(self, data: DataSpec, held: np.ndarray) -> Iterator["Text"]:
+        """The documents, of a divided one each half, by the bytes of each that are held out.
 
         `held` is negative for a document that is left out.
         """
+        index = self.index(data)
+        goes_on = np.append(index["continues"][1:], False) if data.separator else np.zeros(len(index), bool)
+        after = np.append(held[1:], -1)
+        rows = zip(index["length"].tolist(), held.tolist(), goes_on & (after > 0), goes_on & (after == 0), strict=True)
         with self.file("text").open("rb") as file:
-            for row, here in zip(self.index(data), held.tolist(), strict=True):
-                content = file.read(int(row["length"]))
+            for length, here, goes_on_held, goes_on_trained in rows:
+                content = file.read(length)
                 if here < 0:
                     continue
                 at = _line_near(content, here)
                 if at:
-                    yield content[:at], True
-                if at < len(content):
-                    yield content[at:], False
+                    yield Text(content[:at], True, ends=not goes_on_held or at < length)
+                if at < length:
+                    yield Text(content[at:], False, ends=not goes_on_trained)
 
 
 def index_dtype(data: DataSpec) -> np.dtype:
-    """A row of an index: length in bytes, hashes of the content, of the file and of the folder, and the MinHash where
-    near duplicates are to be removed."""
+    """A row of an index: length in bytes, hashes of the content, of the file and of the folder, the MinHash where
+    near duplicates are to be removed, and whether it continues the row before where something stands between others."""
     near = [("signature", "u4", (near_duplicates.NUMBERS,))] if near_duplicates.STAGE in data.clean else []
-    return np.dtype([("length", "i8"), ("digest", "u8", (2,)), ("file", "u8"), ("folder", "u8"), *near])
+    between = [("continues", "?")] if data.separator else []
+    return np.dtype([("length", "i8"), ("digest", "u8", (2,)), ("file", "u8"), ("folder", "u8"), *near, *between])
 
 
 def held_bytes(index: np.ndarray, fraction: float) -> np.ndarray:
@@ -193,31 +206,42 @@ def _groups(files: Files) -> Iterator[list[tuple[str, Path]]]:
 
 def _make(part: Part, files: Files, source: TextSource) -> None:
     data, skipped = source.data, Counter[str]()
-    counts = [Count(stage) for stage in data.clean if stage != near_duplicates.STAGE]
+    counts, cut = [Count(stage) for stage in data.clean if stage != near_duplicates.STAGE], Count("cut")
     row = np.zeros(1, index_dtype(data))
     total = {"documents": 0, "bytes": 0}
     with part.file("text").open("wb") as text, part.file("index").open("wb") as index:
         for document in source.documents(files, skipped):
             total["documents"] += 1
             total["bytes"] += len(document.content)
-            content = clean(document.content, counts) if counts else document.content
-            if content is None:
-                continue
-            row["length"], row["digest"] = len(content), digest(content)
             file, mark, _ = document.name.rpartition("#")
             file = file if mark else document.name
             row["file"], row["folder"] = (digest(part.encode(errors="surrogateescape"))[0] for part in (
                 file, file.rpartition("/")[0]
             ))  # fmt: skip
-            if near_duplicates.STAGE in data.clean:
-                row["signature"] = near_duplicates.signature(content)
-            text.write(content)
-            index.write(row.tobytes())
+            for number, content in enumerate(_cleaned(document, counts, cut)):
+                row["length"], row["digest"] = len(content), digest(content)
+                if near_duplicates.STAGE in data.clean:
+                    row["signature"] = near_duplicates.signature(content)
+                if data.separator:
+                    row["continues"] = number > 0
+                text.write(content)
+                index.write(row.tobytes())
     temporary = part.file("json.tmp")
     hashes = {kind: _hash(part.file(kind)) for kind in _HASHED}
-    counted = {"read": total, "bad": dict(skipped), "stages": [asdict(c) for c in counts], "sha256": hashes}
+    counted = {"read": total, "bad": dict(skipped), "stages": [asdict(c) for c in (*counts, cut)], "sha256": hashes}
     temporary.write_text(json.dumps(counted))
     os.replace(temporary, part.file("json"))
+
+
+def _cleaned(document: Document, counts: Sequence[Count], cut: Count) -> Iterator[bytes]:
+    """What is left of a document after the stages of `counts`: itself, or the pieces that it is cut into."""
+    content = clean(document.content, counts, cut=document.cut) if counts else document.content
+    if content is None:
+        return
+    pieces = list(cut_text(content)) if document.cut and content else [content]
+    cut.add(len(content), len(content), changed=len(pieces) > 1)
+    cut.documents_added += len(pieces) - 1
+    yield from pieces
 
 
 def _hash(path: Path) -> str:

@@ -1,9 +1,9 @@
 """Documents of text, and the files that hold them, read by suffix (in any case; with .gz, .zst or .bz2 behind it):
 
 - .jsonl, .ndjson: one object a line; .json: an object, a list of objects, or one object a line
-- .csv, .tsv: rows under a header
+- .csv, .tsv: rows under a header; quotes are text in a .tsv unless its cells are quoted as those of a .csv
 - .parquet: rows
-- anything else: text as it stands, in pieces of about 64 KiB
+- anything else: text as it stands, which is cleaned as a whole and then cut into pieces of about 64 KiB
 
 Records have a column of text, data.text_column. Text is decoded by data.encoding; where that is a UTF encoding, a byte
 order mark at the start of a file states which one, and is no part of the text. No character is ever replaced: bytes of
@@ -15,9 +15,11 @@ import csv
 import difflib
 import io
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,16 +30,25 @@ from isoflop.experiments.data import CorpusError
 from isoflop.read_json import JsonError, require_regular
 from isoflop.scaling.table.runs import arrow_file
 
+RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")  # read as rows, all else as text
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 MARKS = (  # the longer first: UTF-32 begins as UTF-16 does
     (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
+_PACKED = (  # where in a file, what is there, of what kind
+    (0, b"\x1f\x8b", "gzip"), (0, b"\x28\xb5\x2f\xfd", "zstd"), (4, b"1AY&SY", "bz2"),
+    (0, b"\xfd7zXZ\0", "an .xz file"), (5, b"\xff" * 8, "an .lzma file"), (0, b"\x04\x22\x4d\x18", "an .lz4 file"),
+    (0, b"PK\x03\x04", "a .zip file"), (0, b"7z\xbc\xaf\x27\x1c", "a .7z file"), (0, b"Rar!\x1a", "a .rar file"),
+    (257, b"ustar", "a .tar file"),
+)  # fmt: skip
 Files = Sequence[tuple[str, Path]]  # (name, path): the name does not depend on where the files are
 _DOCUMENT_BYTES = 64 * 1024
 _READ = 1 << 20  # bytes at once
 _LOOKED_AT = 8192  # bytes, for a zero that no text has outside UTF-16 and UTF-32
+_TELLING = 8  # characters that tell an encoding
 _ROWS = 1024
+_PARQUET_TEXT = ("string", "large_string", "string_view")  # types
 _LONGEST_FIELD = 2**31 - 1  # characters of a field of .csv
 
 
@@ -47,6 +58,7 @@ class Document:
 
     name: str
     content: bytes  # UTF-8
+    cut: bool = False  # into pieces when it is clean: it is a whole file
 
 
 class _BadError(Exception):
@@ -73,9 +85,7 @@ def documents(
             raise CorpusError(f"{error}; or data.skip_bad=true skips and counts such") from error
         skipped[error.reason] += 1
 
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = COMPRESSED.get(suffixes[-1]) if suffixes else None
-    kind = next(iter((suffixes[:-1] if compression else suffixes)[-1:]), "")
+    kind, compression = kind_of(path)
     try:
         require_regular(path)  # a pipe would wait for ever
         if kind == ".parquet":
@@ -89,9 +99,8 @@ def documents(
                 yield from _of_json(name, path, file.whole(), column, bad)
             elif kind in (".csv", ".tsv"):
                 yield from _of_table(name, path, file.whole(), "," if kind == ".csv" else "\t", column, bad)
-            else:
-                pieces = enumerate(cut_text(file.whole().encode()))
-                yield from (Document(f"{name}#{i}", piece) for i, piece in pieces)
+            elif text := file.whole():
+                yield Document(f"{name}#1", text.encode(), cut=True)
     except _BadError as error:  # of the file as a whole
         bad(error)
     except JsonError as error:
@@ -99,6 +108,13 @@ def documents(
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
         raise CorpusError(f"data.files: cannot read {path} ({reason}); leave it out of the globs") from error
+
+
+def kind_of(path: Path) -> tuple[str, str | None]:
+    """The suffix that a file is read by, and its compression by the one behind it."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = COMPRESSED.get(suffixes[-1]) if suffixes else None
+    return next(iter((suffixes[:-1] if compression else suffixes)[-1:]), ""), compression
 
 
 class _Text:
@@ -113,8 +129,8 @@ class _Text:
         if mark and codecs.lookup(encoding).name.startswith("utf"):
             self.start, self.encoding, self.marked = self.start[len(mark) :], of_mark, len(mark)
         self.wide = codecs.lookup(self.encoding).name.startswith(("utf-16", "utf-32"))
-        if not self.wide and b"\0" in self.start[:_LOOKED_AT]:
-            raise _BadError(f"{path} is binary (a zero byte); leave it out of the globs", "binary file")
+        if not self.wide and (fault := _no_text(self.start)):
+            raise _BadError(f"{path} {fault}leave it out of the globs", "binary file")
 
     def whole(self) -> str:
         """All of it. Raises _BadError for bytes of another encoding."""
@@ -158,6 +174,34 @@ class _Text:
             ) from error
 
 
+def _no_text(start: bytes) -> str:
+    """What a file is by its first bytes that is read as no text, with a remedy; "" for text."""
+    packed = next((kind for at, mark, kind in _PACKED if start.startswith(mark, at)), "")
+    suffixes = ", ".join(COMPRESSED)
+    if suffix := next((suffix for suffix, kind in COMPRESSED.items() if kind == packed), ""):
+        return f"is compressed by {packed}, and its name does not end in {suffix}; let it end so, or "
+    if packed:
+        return f"is {packed}, and only {suffixes} are read packed; unpack it, or "
+    if b"\0" not in start[:_LOOKED_AT]:
+        return ""
+    if encoding := _wide_encoding(start[: _LOOKED_AT // 4 * 4]):
+        return f"is binary (a zero byte), or text in {encoding}, which data.encoding={encoding} reads; if not, "
+    return "is binary (a zero byte); "
+
+
+def _wide_encoding(start: bytes) -> str:
+    """The encoding of UTF-16 and UTF-32 in which some bytes are text, with more blanks than in another; "" for none."""
+    blanks = {}
+    for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(start)  # it may end within a character
+        except UnicodeDecodeError:
+            continue
+        if len(text) >= _TELLING and all(char.isspace() or unicodedata.category(char)[0] != "C" for char in text):
+            blanks[encoding] = sum(map(str.isspace, text))
+    return max(blanks, key=blanks.__getitem__, default="")
+
+
 def _of_lines(name: str, path: Path, lines: Iterable[str], column: str, bad: Bad) -> Iterator[Document]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -190,14 +234,55 @@ def _of_json(name: str, path: Path, text: str, column: str, bad: Bad) -> Iterato
 
 
 def _of_table(name: str, path: Path, text: str, delimiter: str, column: str, bad: Bad) -> Iterator[Document]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = list(reader)
+        header, *rows = _cells(text, delimiter, quoted=delimiter == "," or not _is_unquoted(text)) or [[]]
     except csv.Error as error:
-        raise _BadError(f"{path}: line {reader.reader.line_num} is not a row ({error})", "broken table") from error
+        raise _BadError(f"{path}: {error}", "broken table") from error
     for number, row in enumerate(rows, 1):
-        yield from _of_record(f"{name}#{number}", row, column, f"{path}: row {number}", bad)
+        where = f"{path}: row {number}"
+        if len(row) > len(header):
+            quoted = "quote cells that hold a comma" if delimiter == "," else "write tabs within cells as blanks"
+            bad(_BadError(f"{where} has {len(row)} cells under a header of {len(header)}; {quoted}", "row too long"))
+            continue
+        record = dict(zip_longest(header, row))
+        yield from _of_record(f"{name}#{number}", record, column, where, bad)
+
+
+def _cells(text: str, delimiter: str, *, quoted: bool) -> list[list[str]]:
+    """The rows of a table that are not empty, the header first. Raises csv.Error naming the line."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )  # fmt: skip
+    try:
+        return [row for row in reader if row]
+    except csv.Error as error:
+        raise csv.Error(f"line {reader.line_num} is not a row ({error})") from error
+
+
+def _is_unquoted(text: str) -> bool:
+    """Whether quotes belong to the text of a .tsv, as its format has it, and are not around cells as in a CSV.
+
+    They are around cells in a header, around all cells that begin with one and hold one, and where they alone make rows
+    as long as the header.
+    """
+    header, *rows = _cells(text, "\t", quoted=False) or [[]]
+    begun = [cell for row in rows for cell in row if cell.startswith('"')]
+    if any(cell.startswith('"') for cell in header) or (begun and all(map(_is_quoted, begun))):
+        return False
+    if all(len(row) == len(header) for row in rows):
+        return True
+    try:
+        return any(len(row) != len(header) for row in _cells(text, "\t", quoted=True))
+    except csv.Error:
+        return True
+
+
+def _is_quoted(cell: str) -> bool:
+    """Whether a cell is written as a CSV has one with quotes in its text."""
+    inside = cell[1:-1]
+    return len(cell) > 1 and cell.endswith('"') and '""' in inside and '"' not in inside.replace('""', "")
 
 
 def _of_parquet(name: str, path: Path, column: str, encoding: str, bad: Bad) -> Iterator[Document]:
@@ -207,7 +292,9 @@ def _of_parquet(name: str, path: Path, column: str, encoding: str, bad: Bad) -> 
         column_of(dict.fromkeys(file.schema_arrow.names), column, str(path))
         for batch in file.iter_batches(_ROWS, columns=[column]):
             values = batch.column(0)
-            if is_text := pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            if pa.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            if is_text := str(values.type) in _PARQUET_TEXT:
                 values = values.cast(pa.large_binary())  # Arrow does not check that text is UTF-8
             for value in values.to_pylist():
                 number += 1

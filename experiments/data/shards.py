@@ -22,15 +22,25 @@ from isoflop.experiments.config import DataSpec
 from isoflop.experiments.data import CorpusError, near_duplicates
 from isoflop.experiments.data.batches import DOCUMENTS, MANIFEST, id_of_tokens
 from isoflop.experiments.data.hub import StreamError
-from isoflop.experiments.data.parts import Part, digest, held_bytes, index_dtype, make_parts
-from isoflop.experiments.data.records import Files
+from isoflop.experiments.data.parts import Part, Text, digest, held_bytes, index_dtype, make_parts
+from isoflop.experiments.data.records import Files, cut_text
 from isoflop.experiments.data.sources import Source, StoredTokens, TextSource, TokenSource
 from isoflop.experiments.data.token_files import HEADER_BYTES, SIDES, header, token_dtype
-from isoflop.experiments.data.tokenizer import Bytes, Library, Losses, read_tokenizer, train_bpe
+from isoflop.experiments.data.tokenizer import (
+    END_OF_TEXT,
+    Bytes,
+    Library,
+    Losses,
+    Separator,
+    find_separator,
+    read_tokenizer,
+    train_bpe,
+)
 from isoflop.experiments.files import locked
 
 TOKENIZER = "tokenizer.json"
 LEARNED_FROM = 64 * 2**20  # bytes of text, at most, that a tokenizer is trained on
+DIVIDED = 0.1  # of the training text, in divided documents: from there on a tokenizer is trained on these too
 _BATCH_BYTES = 2**20  # of text given to a tokenizer at once
 _COMPARED = 2**16  # characters of each such batch that are compared with what their tokens say
 
@@ -99,7 +109,7 @@ def _write(source: Source, files: Files, work: Path) -> dict[str, Any]:
     if isinstance(source, TokenSource):
         written = _write_sides(work, source.data, source.vocab_size, _split_tokens(source, files))
     elif isinstance(source, StoredTokens):
-        written = source.sides(files)
+        written = source.sides(files, work)
     else:
         raise TypeError(f"{type(source).__name__} is none of TextSource, TokenSource and StoredTokens")
     about = {"tokenizer_id": "none", "vocab_size": source.vocab_size, "licence": source.licence}
@@ -122,6 +132,8 @@ def _split_tokens(source: TokenSource, files: Files) -> Iterator[tuple[np.ndarra
 def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
     """Clean, split and tokenise text; returns the manifest. Raises CorpusError where no document is left."""
     data = source.data
+    if data.tokenizer.endswith(".json"):
+        find_separator(data.separator, _own_tokenizer(data))  # what it has not is refused before all text is read
     files, licence = source.fetch(files, work)
     if not files:
         raise CorpusError(
@@ -138,7 +150,9 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
     held = _held_out(parts, kept, data)
     tokenizer = _tokenizer(data, parts, held, work)
     losses = Losses()
-    written = _write_sides(work, data, tokenizer.vocab_size, _encoded(parts, held, data, tokenizer, losses))
+    separator = find_separator(data.separator, tokenizer)
+    encoded = _encoded(parts, held, data, tokenizer, separator, losses)
+    written = _write_sides(work, data, tokenizer.vocab_size, encoded)
     about = {"tokenizer_id": tokenizer.tokenizer_id, "vocab_size": tokenizer.vocab_size, "licence": licence}
     side = written["held_out"]
     return _manifest(data, about, written) | {
@@ -147,6 +161,7 @@ def _write_text(source: TextSource, files: Files, work: Path) -> dict[str, Any]:
         "skipped": _summed(part.counted["bad"] for part in parts),
         "stages": stages,
         **({"losses": asdict(losses)} if losses.changed else {}),
+        **({"separator": {"text": separator.text, "tokens": separator.tokens}} if separator.tokens else {}),
     }
 
 
@@ -157,6 +172,7 @@ def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[n
     lengths = np.concatenate([rows["length"] for rows in index])
     digests = np.concatenate([rows["digest"] for rows in index])
     stages = _summed_stages(part.counted["stages"] for part in parts)
+    stages = [stage for stage in stages if stage["stage"] != "cut" or stage["documents_added"]]
     alive = lengths > 0
     first = np.unique(digests, axis=0, return_index=True)[1]
     masks = [("empty", alive), ("exact-duplicates", np.isin(np.arange(len(lengths)), first))]
@@ -173,6 +189,7 @@ def _distinct(parts: Sequence[Part], data: DataSpec, work: Path) -> tuple[list[n
         stages.append({
             "stage": stage, "documents": int(alive.sum()), "bytes_in": int(lengths[alive].sum()), "changed": 0,
             "dropped": int(dropped.sum()), "bytes_removed": int(lengths[dropped].sum()), "bytes_added": 0,
+            "documents_added": 0,
         })  # fmt: skip
         alive &= mask
     return np.split(alive, np.cumsum([len(rows) for rows in index])[:-1]), stages
@@ -191,62 +208,84 @@ def _tokenizer(data: DataSpec, parts: Sequence[Part], held: Sequence[np.ndarray]
     if data.tokenizer == "bytes":
         return Bytes()
     if data.tokenizer == "bpe":
-        sample = _sample(parts, held, data)
-        tokenizer = train_bpe((content for content, _ in _contents(parts, sample, data)), data.vocab_size)
+        end = END_OF_TEXT[0] if data.separator in ("auto", END_OF_TEXT[0]) else ""
+        tokenizer = train_bpe(_learned_from(parts, held, data), data.vocab_size, end=end)
     else:
-        tokenizer = read_tokenizer(Path(data.tokenizer).expanduser())
+        tokenizer = _own_tokenizer(data)
     (work / TOKENIZER).write_text(tokenizer.json(), encoding="utf-8")
     return tokenizer
 
 
-def _sample(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> list[np.ndarray]:
-    """0 for the documents that a tokenizer is trained on, else -1: of those wholly on the training side, by hash about
-    LEARNED_FROM bytes."""
-    index = [part.index(data) for part in parts]
-    trained = [amount == 0 for amount in held]
-    size = sum(int(rows["length"][mask].sum()) for mask, rows in zip(trained, index, strict=True))
-    share = min(1.0, LEARNED_FROM / max(1, size))
-    return [
-        np.where(mask & (rows["digest"][:, 1] <= share * (2**64 - 1)), 0, -1)
-        for mask, rows in zip(trained, index, strict=True)
-    ]
+def _own_tokenizer(data: DataSpec) -> Library:
+    return read_tokenizer(Path(data.tokenizer).expanduser())
 
 
-def _contents(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> Iterator[tuple[bytes, bool]]:
+def _learned_from(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> Iterator[bytes]:
+    """Text of the training side that a tokenizer is trained on, by hash about LEARNED_FROM bytes.
+
+    That is of documents wholly on this side, and of divided ones where these are more than DIVIDED of it. Raises
+    CorpusError where there is none.
+    """
+    amounts = np.concatenate(held)
+    left = np.concatenate([part.index(data)["length"] for part in parts]) - amounts
+    divided = int(left[amounts > 0].sum())
+    size = int(left[amounts == 0].sum())
+    if with_divided := divided > DIVIDED * (size + divided):
+        size += divided
+    if not size:
+        raise _empty_side(data, "train", int((amounts >= 0).sum()))
+    share = min(1.0, LEARNED_FROM / size)
+    wanted = [np.where((amount == 0) | with_divided, amount, -1) for amount in held]
+    for content, held_out, _ in _contents(parts, wanted, data):
+        long = share < 1 and len(content) > LEARNED_FROM // 64
+        for piece in [] if held_out else cut_text(content) if long else [content]:
+            if digest(piece)[1] <= share * (2**64 - 1):
+                yield piece
+
+
+def _contents(parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec) -> Iterator[Text]:
     for part, amounts in zip(parts, held, strict=True):
         yield from part.contents(data, amounts)
 
 
 def _encoded(
-    parts: Sequence[Part], held: Sequence[np.ndarray], data: DataSpec, tokenizer: Bytes | Library, losses: Losses
+    parts: Sequence[Part],
+    held: Sequence[np.ndarray],
+    data: DataSpec,
+    tokenizer: Bytes | Library,
+    separator: Separator,
+    losses: Losses,
 ) -> Iterator[tuple[np.ndarray, bool, int]]:
-    """(tokens, whether held out, bytes) of each document; `losses` counts what some of them lose in their tokens."""
+    """(tokens, whether held out, bytes) of each document, with the separator where it ends; `losses` counts what some
+    of them lose in their tokens."""
     if isinstance(tokenizer, Bytes):
-        for content, held_out in _contents(parts, held, data):
-            yield np.frombuffer(content, np.uint8), held_out, len(content)
+        for content, held_out, ends in _contents(parts, held, data):
+            whole = content + separator.text.encode() if ends else content
+            yield np.frombuffer(whole, np.uint8), held_out, len(whole)
         return
-    batch: list[tuple[bytes, bool]] = []
+    batch: list[Text] = []
     size = 0
     for item in _contents(parts, held, data):
         batch.append(item)
-        size += len(item[0])
+        size += len(item.content)
         if size >= _BATCH_BYTES:
-            yield from _encode(batch, tokenizer, losses)
+            yield from _encode(batch, tokenizer, separator, losses)
             batch, size = [], 0
-    yield from _encode(batch, tokenizer, losses)
+    yield from _encode(batch, tokenizer, separator, losses)
 
 
 def _encode(
-    batch: Sequence[tuple[bytes, bool]], tokenizer: Library, losses: Losses
+    batch: Sequence[Text], tokenizer: Library, separator: Separator, losses: Losses
 ) -> Iterator[tuple[np.ndarray, bool, int]]:
-    texts = [content.decode() for content, _ in batch]
+    texts = [item.content.decode() for item in batch]
     left = _COMPARED
     for text in texts:
         if left > 0:
             losses.add(text[:left], tokenizer)
             left -= len(text)
-    for tokens, (content, held_out) in zip(tokenizer.encode_batch(texts), batch, strict=True):
-        yield np.array(tokens, np.uint32), held_out, len(content)
+    for tokens, (content, held_out, ends) in zip(tokenizer.encode_batch(texts), batch, strict=True):
+        whole = np.array([*tokens, *separator.tokens] if ends else tokens, np.uint32)
+        yield whole, held_out, len(content) + separator.size * ends
 
 
 def _write_sides(
@@ -288,12 +327,15 @@ def _write_sides(
             shard.close()
     for side in SIDES:
         if not counts[side]["documents"]:
-            n = sum(count["documents"] for count in counts.values())
-            raise CorpusError(
-                f"corpus {data.name}: no document falls on the {side.replace('_', '-')} side ({n} in all); "
-                f"add text or change data.held_out_fraction={data.held_out_fraction}"
-            )
+            raise _empty_side(data, side, sum(count["documents"] for count in counts.values()))
     return {side: counts[side] | {"sha256": hashes[side].hexdigest()} for side in SIDES}
+
+
+def _empty_side(data: DataSpec, side: str, documents: int) -> CorpusError:
+    return CorpusError(
+        f"corpus {data.name}: no document falls on the {side.replace('_', '-')} side ({documents} in all); "
+        f"add text or change data.held_out_fraction={data.held_out_fraction}"
+    )
 
 
 def _start_shard(path: Path) -> BinaryIO:

@@ -28,7 +28,7 @@ import numpy as np
 
 from isoflop.experiments.config import DataSpec, SyntheticSpec
 from isoflop.experiments.data import CorpusError, hub, near_duplicates, records, synthetic, token_files
-from isoflop.experiments.data.cleaning import check_stages
+from isoflop.experiments.data.cleaning import REVISED, STAGES, check_stages
 from isoflop.experiments.data.domains.python_parts import part_of
 from isoflop.experiments.data.records import Document, Files
 from isoflop.experiments.data.tokenizer import whole_texts
@@ -62,6 +62,11 @@ class Source(ABC):
         if not self.allows(data.tokenizer):
             raise CorpusError(
                 f"data.tokenizer must be {self.tokenizers} with data.source={self.name}; not {data.tokenizer!r}"
+            )
+        if data.separator and not isinstance(self, TextSource):
+            raise CorpusError(
+                f"data.separator={data.separator!r} with data.source={self.name}, whose documents are tokens already; "
+                "leave it empty"
             )
         check_stages(data.clean, [near_duplicates.STAGE])
         if near_duplicates.STAGE in data.clean:
@@ -102,7 +107,9 @@ class Source(ABC):
 class TextSource(Source):
     """Documents of text."""
 
-    keys: ClassVar[tuple[str, ...]] = ("text_column", "skip_bad", "encoding", "clean", "tokenizer", "vocab_size")
+    keys: ClassVar[tuple[str, ...]] = (
+        "text_column", "skip_bad", "encoding", "clean", "separator", "tokenizer", "vocab_size"
+    )  # fmt: skip
     tokenizers = "bytes, bpe or a tokenizer.json"
 
     def allows(self, tokenizer: str) -> bool:
@@ -125,10 +132,16 @@ class TextSource(Source):
     def recipe(self, files: Files) -> dict[str, Any]:
         """The common recipe with the settings that turn text into tokens."""
         recipe = super().recipe(files)
+        if revised := {way: REVISED[way] for way in self.ways(files) if way in REVISED}:
+            recipe["revised"] = revised
         if self.data.tokenizer.endswith(".json"):
             text = Path(self.data.tokenizer).expanduser().read_bytes().decode(errors="surrogateescape")
             recipe["tokenizer_sha256"] = hashlib.sha256(whole_texts(text).encode(errors="surrogateescape")).hexdigest()
         return recipe
+
+    def ways(self, files: Files) -> list[str]:
+        """What is done to the text: with those of REVISED, a corpus is another than it was before."""
+        return [*self.data.clean, self.data.tokenizer]
 
     def fetch(self, files: Files, folder: Path) -> tuple[Files, str]:
         """The files that `documents` reads, and their licence.
@@ -166,7 +179,7 @@ class TokenSource(Source):
 
 
 class StoredTokens(Source):
-    """Token files that are read where they are: nothing of them is copied into the corpus's folder."""
+    """Token files that are read where they are: only sides of several files are copied into the corpus's folder."""
 
     keys = TextSource.keys
     tokenizers = "'none'"
@@ -181,8 +194,11 @@ class StoredTokens(Source):
         return self.data.vocab_size
 
     @abstractmethod
-    def sides(self, files: Files) -> dict[str, dict[str, Any]]:
-        """For train and held_out: file, range of tokens, counts and hash of the tokens, as the manifest states them."""
+    def sides(self, files: Files, folder: Path) -> dict[str, dict[str, Any]]:
+        """For train and held_out: file, range of tokens, counts and hash of the tokens, as the manifest states them.
+
+        A side without a file is a shard that this wrote to `folder`.
+        """
 
 
 class PythonSource(TextSource, name="python-source"):
@@ -243,6 +259,14 @@ class InstalledSource(TextSource, name="installed-source"):
 class TextFiles(TextSource, name="files"):
     """The user's own files: data.files, of text or of records with a column data.text_column."""
 
+    def ways(self, files: Files) -> list[str]:
+        """Those of all text, the reading of tables, and where files of text are cleaned the cutting of them."""
+        kinds = {records.kind_of(path)[0] for _, path in files}
+        ways = super().ways(files)
+        if kinds & {".csv", ".tsv"}:
+            ways.append("tables")
+        return [*ways, "cut"] if kinds - {*records.RECORDS} and STAGES.keys() & self.data.clean else ways
+
     def files(self) -> Files:
         """The files that the globs of data.files match."""
         return matching_files(self.data.files)
@@ -293,11 +317,12 @@ class TokenFiles(StoredTokens, name="tokens"):
         """Where the files are: they are read in place."""
         return {"paths": [str(path) for _, path in files]}
 
-    def sides(self, files: Files) -> dict[str, dict[str, Any]]:
+    def sides(self, files: Files, folder: Path) -> dict[str, dict[str, Any]]:
         """Where the train and held-out tokens lie in the files, with their counts and hashes."""
         return token_files.describe_sides(
-            [path for _, path in files], held_out_fraction=self.data.held_out_fraction, vocab_size=self.vocab_size
-        )
+            [path for _, path in files], held_out_fraction=self.data.held_out_fraction, vocab_size=self.vocab_size,
+            folder=folder,
+        )  # fmt: skip
 
 
 class Synthetic(TokenSource, name="synthetic"):

@@ -7,9 +7,10 @@
 """
 
 import hashlib
+import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -92,7 +93,7 @@ def _headerless_dtype(path: Path, vocab_size: int) -> type[np.unsignedinteger]:
 def header(dtype: type[np.unsignedinteger], count: int) -> bytes:
     """The first 1024 bytes of a shard of `count` tokens. Raises CorpusError beyond what its int32 can state."""
     if count >= LARGEST_SHARD:
-        raise CorpusError(f"{count:,} tokens exceed the 2^31 of a shard; use less text")
+        raise CorpusError(f"{count:,} tokens exceed the 2^31 of a shard; use less text, or fewer files")
     (magic, version), _ = next(item for item in LLM_C.items() if item[1] is dtype)
     start = np.zeros(HEADER_BYTES // 4, "<i4")
     start[:3] = magic, version, count
@@ -104,28 +105,51 @@ def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
     return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
-def describe_sides(paths: Sequence[Path], *, held_out_fraction: float, vocab_size: int) -> dict[str, dict[str, Any]]:
+def describe_sides(
+    paths: Sequence[Path], *, held_out_fraction: float, vocab_size: int, folder: Path
+) -> dict[str, dict[str, Any]]:
     """For each side its file, range of tokens, counts and hash: what a manifest states of tokens that stay in place.
 
-    Of two files the one with val, valid, held, test or eval in its name is held out; of a single file its end is. The
-    tokens are read once. Raises CorpusError for other files, and for a token that is not below `vocab_size`.
+    Of several files those with val, valid, held, test or eval in their names are held out; of a single file its end is.
+    A side of more than one file is written to `folder` as one shard. The tokens are read once. Raises CorpusError for
+    other files, and for a token that is not below `vocab_size`.
     """
     paths = [path for path in paths if path.suffix != ".idx"]
     held = [path for path in paths if _HELD_OUT.search(path.name.lower())]
     if len(paths) == 1:
         tokens = open_tokens(paths[0], vocab_size)
         cut = len(tokens) - max(1, round(held_out_fraction * len(tokens)))
-        ranges = {"train": (paths[0], tokens, 0, cut), "held_out": (paths[0], tokens, cut, len(tokens))}
-    elif len(paths) == 2 and len(held) == 1:
-        train = next(path for path in paths if path not in held)
-        opened = {side: (p, open_tokens(p, vocab_size)) for side, p in zip(SIDES, (train, held[0]), strict=True)}
-        ranges = {side: (*found, 0, len(found[1])) for side, found in opened.items()}
-    else:
+        ends = {"train": (0, cut), "held_out": (cut, len(tokens))}
+        return {side: _describe(paths[0], tokens, *end, vocab_size) for side, end in ends.items()}
+    if not 0 < len(held) < len(paths):
         raise CorpusError(
             f"data.files matches {len(paths)} token files, {len(held)} of them held out by name; "
-            "give one file, or a training file and one with val in its name"
+            "give one file, or training files and some with val in their names"
         )
-    return {side: _describe(*where, vocab_size) for side, where in ranges.items()}
+    return {
+        side: _described([path for path in paths if (path in held) == (side == "held_out")], side, vocab_size, folder)
+        for side in SIDES
+    }
+
+
+def _described(paths: Sequence[Path], side: str, vocab_size: int, folder: Path) -> dict[str, Any]:
+    """One side of whole files: a file where it is, several as a shard in `folder`, one behind the other."""
+    opened = [(path, open_tokens(path, vocab_size)) for path in paths]
+    if len(opened) == 1:
+        path, tokens = opened[0]
+        return _describe(path, tokens, 0, len(tokens), vocab_size)
+    count = sum(len(tokens) for _, tokens in opened)
+    digest = hashlib.sha256()
+    start = header(token_dtype(vocab_size), count)
+    with (folder / f"{side}.bin").open("wb") as shard:
+        shard.write(start)
+        for path, tokens in opened:
+            for part in _parts(path, tokens, vocab_size):
+                digest.update(part)
+                shard.write(part)
+        shard.flush()
+        os.fsync(shard.fileno())
+    return {"documents": len(opened), "tokens": count, "sha256": digest.hexdigest()}
 
 
 def find_side(folder: Path, side: str, stated: Side, vocab_size: int) -> Place:
@@ -159,11 +183,15 @@ def _describe(path: Path, tokens: np.memmap, start: int, end: int, vocab_size: i
 
 
 def _hash(path: Path, tokens: np.ndarray, vocab_size: int, start: int = 0) -> str:
-    """SHA-256 of tokens as shards of that vocabulary hold them; `start` is where they begin in the file.
-
-    Raises CorpusError naming the first that is not below `vocab_size`.
-    """
+    """SHA-256 of tokens as shards of that vocabulary hold them; `start` is where they begin in the file."""
     digest = hashlib.sha256()
+    for part in _parts(path, tokens, vocab_size, start):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(path: Path, tokens: np.ndarray, vocab_size: int, start: int = 0) -> Iterator[bytes]:
+    """Tokens as shards of that vocabulary hold them. Raises CorpusError naming the first that is not below it."""
     for at in range(0, len(tokens), _CHUNK):
         part = tokens[at : at + _CHUNK]
         if part.max() >= vocab_size or part.min() < 0:
@@ -171,8 +199,7 @@ def _hash(path: Path, tokens: np.ndarray, vocab_size: int, start: int = 0) -> st
             raise CorpusError(
                 f"{path}: token {part[first]} at position {start + at + first} is beyond data.vocab_size={vocab_size}"
             )
-        digest.update(part.astype(token_dtype(vocab_size)).tobytes())
-    return digest.hexdigest()
+        yield part.astype(token_dtype(vocab_size)).tobytes()
 
 
 def _map(path: Path, dtype: type[np.integer], offset: int) -> np.memmap:

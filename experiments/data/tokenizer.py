@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from isoflop.experiments.files import check_name
 from isoflop.read_json import read_bytes
 
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[EOS]")  # tokens that tokenizers have for it
 _SHOWN = 12  # characters of a difference
 NO_TOKEN = "<no token>"  # of a text that is none: in no vocabulary, so that the library refuses the text
 ADDERS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing")  # processors that put tokens around a text
@@ -220,13 +221,47 @@ class Losses:
         self.changed += 1
 
 
-def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Library:
+@dataclass(frozen=True)
+class Separator:
+    """What stands behind each document of a corpus: a text and its tokens, and the bytes of text that these are."""
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    size: int = 0  # of a token of its own: no text
+
+
+def find_separator(wanted: str, tokenizer: Tokenizer) -> Separator:
+    """The separator that data.separator names. Raises TokenizerError for one that the tokenizer does not have."""
+    own = set[str]()
+    if isinstance(tokenizer, Library):
+        own = {token.content for token in tokenizer.backend.get_added_tokens_decoder().values()}
+    if wanted == "auto":
+        text = "\n\n" if isinstance(tokenizer, Bytes) else next((end for end in END_OF_TEXT if end in own), "")
+        if not text:
+            raise TokenizerError(
+                f"data.separator=auto: the tokenizer has none of {', '.join(END_OF_TEXT)}; "
+                "name its token for the end of a text, or a text"
+            )
+    else:
+        text = wanted.replace("\\n", "\n").replace("\\t", "\t")  # as they are typed
+    tokens = tokenizer.encode(text)
+    if (back := tokenizer.decode(tokens)).removeprefix(" ") != text.removeprefix(" "):
+        raise TokenizerError(f"data.separator={text!r}: the tokenizer makes it {back!r}; name one that it has")
+    return Separator(text, tuple(tokens), 0 if text in own else len(text.encode()))
+
+
+def train_bpe(texts: Iterable[bytes], vocab_size: int, *, end: str = "") -> Library:
     """Byte-level BPE (GPT-2's cutting into words) of exactly `vocab_size` tokens; any text comes back to the byte.
 
-    Raises TokenizerError without the library, for fewer tokens than bytes, or for a text that has not as many merges.
+    One of them is `end`, if given. Raises TokenizerError without the library, for fewer tokens than bytes, or for a
+    text that has not as many merges.
     """
-    if vocab_size < 256:
-        raise TokenizerError(f"data.vocab_size must be at least 256, one token per byte; not {vocab_size}")
+    own = [end] if end else []
+    if vocab_size < 256 + len(own):
+        raise TokenizerError(
+            f"data.vocab_size must be at least {256 + len(own)}, one token per byte{f' and {end}' * len(own)}; "
+            f"not {vocab_size}"
+        )
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     except ImportError:
@@ -235,7 +270,9 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Library:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=own, show_progress=False
+    )
     backend.train_from_iterator((text.decode() for text in texts), trainer)
     if (found := backend.get_vocab_size()) != vocab_size:
         raise TokenizerError(f"the text has only {found} tokens to offer; set data.vocab_size={found} or add text")

@@ -139,6 +139,7 @@ FIELDS: dict[str, Rule] = {
     "data.hub.name": _any_text, "data.hub.subset": optional(_text), "data.hub.split": _text,
     "data.hub.revision": optional(_text), "data.hub.max_bytes": optional(whole(1, 2**63 - 1)),
     "data.text_column": _text, "data.encoding": _text, "data.skip_bad": _flag, "data.clean": Each(_text),
+    "data.separator": _any_text,
     "data.tokenizer": _text, "data.vocab_size": whole(1, 2**24), "data.context_length": whole(1, 2**20),
     "data.held_out_fraction": SHARE, "data.eval_tokens": whole(1, MOST_STEPS),
     "data.unique_tokens": optional(whole(1, MOST_STEPS)), "data.max_epochs": positive(),

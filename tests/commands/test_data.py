@@ -46,7 +46,7 @@ def damage(texts, name):
     lines = (texts / "all.jsonl").read_text().splitlines()
     content = {
         "empty.txt": b"",
-        "binary.txt": b"PK\x03\x04\x00\x00 and more",
+        "binary.txt": b"\x89PNG\r\n\x1a\n\x00\x00 and more",
         "broken.jsonl": "\n".join([*lines[:6], '{"text": "cut o', *lines[6:]]).encode(),
         "tokens.bin": struct.pack("<200H", *[7, 300] * 100),
         "short.txt": b"too short for a window\n",

@@ -91,11 +91,17 @@ PINS = {
     ),
     "files": ("8c5c781026ca", "91302ba21d92", (100925, 33634), {}),
     "files cleaned": (
-        "31bfe6111e4d", "d726e59aa88d", (98685, 32906),
-        {"clean": ["unicode", "control", "markup", "boilerplate", "length"]},
+        "c581dac0f39f", "81c5b9e53ce7", (98712, 32879),
+        {
+            "clean": ["unicode", "control", "markup", "boilerplate", "length"],
+            "revised": {"markup": 2, "boilerplate": 2, "cut": 2},
+        },
     ),
     "files of records": ("a185e4104f9d", "2b9ffcbda7a1", (1287, 351), {"skip_bad": True, "text_column": "body"}),
-    "files by bpe": ("172fe598f599", "cf05a2879067", (68535, 22888), {"tokenizer": "bpe", "vocab_size": 300}),
+    "files by bpe": (
+        "685fcac738b7", "0a9f5d2b03a6", (68375, 22878),
+        {"tokenizer": "bpe", "vocab_size": 300, "revised": {"bpe": 2}},
+    ),
     "huggingface": (
         "9bf85c588e2b", "79d2d8768d8f", (4426, 1585),
         {"hub": {"max_bytes": 6000, "name": "DIR/hub", "revision": None, "split": "train", "subset": None}},

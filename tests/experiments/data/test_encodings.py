@@ -6,9 +6,12 @@ import functools
 import gzip
 import io
 import json
+import lzma
 import os
 import re
+import tarfile
 import tempfile
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -197,6 +200,65 @@ def test_compressed_files_are_read(tmp_path, pack, suffix):
 def test_what_is_no_record_is_named(tmp_path, name, content, message):
     with pytest.raises(CorpusError, match=message):
         corpus_of(tmp_path, {name: content})
+
+
+def zipped():
+    with zipfile.ZipFile(out := io.BytesIO(), "w") as archive:
+        archive.writestr("a.txt", TEXT)
+    return out.getvalue()
+
+
+def tarred():
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode="w") as archive:
+        member = tarfile.TarInfo("a.txt")
+        member.size = len(TEXT)
+        archive.addfile(member, io.BytesIO(TEXT))
+    return out.getvalue()
+
+
+TEXT = b"one line of text\n" * 99
+UNPACK = "and only .gz, .zst, .bz2 are read packed; unpack it, or leave it out of the globs"
+PACKED = {
+    "x.txt.xz": (lzma.compress(TEXT), f"is an .xz file, {UNPACK}"),
+    "x.jsonl": (lzma.compress(TEXT, lzma.FORMAT_ALONE), f"is an .lzma file, {UNPACK}"),
+    "x.zip": (zipped(), f"is a .zip file, {UNPACK}"),
+    "x.tar": (tarred(), f"is a .tar file, {UNPACK}"),
+    "x.tar.gz": (gzip.compress(tarred()), f"is a .tar file, {UNPACK}"),
+    "x.txt": (gzip.compress(TEXT), "is compressed by gzip, and its name does not end in .gz; let it end so, or leave"),
+    "x.csv": (bz2.compress(TEXT), "is compressed by bz2, and its name does not end in .bz2; let it end so, or leave"),
+    "x.txt.gz": (gzip.compress(gzip.compress(TEXT)), "is compressed by gzip, and its name does not end in .gz"),
+    "x.md": (bytes(range(256)) * 9, "is binary (a zero byte); leave it out of the globs"),
+    "x.html": (np.arange(9000).tobytes(), "is binary (a zero byte); leave it out of the globs"),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_file_that_is_packed_is_named_as_such(tmp_path, name):
+    content, fault = PACKED[name]
+    (tmp_path / "more").mkdir()
+    with pytest.raises(CorpusError, match=re.escape(f"{name} {fault}")):
+        corpus_of(tmp_path, {name: content})
+    texts = {f"{i}.txt": f"text {i} ".encode() * 50 for i in range(8)}
+    corpus = corpus_of(tmp_path / "more", {name: content, **texts}, skip_bad=True)
+    assert corpus.manifest["skipped"] == {"binary file": 1}
+
+
+WIDE = {
+    "Latin": "one line of text\n", "Cyrillic": "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440\n",
+    "Han": "\u4f60\u597d \u4e16\u754c\u3000\n\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", WIDE.values(), ids=WIDE)
+def test_wide_text_without_a_mark_is_named_with_what_reads_it(tmp_path, encoding, text):
+    files = {f"{i}.txt": (f"{i} " + text * 3000).encode(encoding) for i in range(8)}
+    (tmp_path / "more").mkdir()
+    with pytest.raises(
+        CorpusError, match=rf"0\.txt is binary .* or text in {encoding}, which data\.encoding={encoding} "
+    ):
+        corpus_of(tmp_path, files)
+    assert decoded(corpus_of(tmp_path / "more", files, encoding=encoding)).count(text) == 8 * 3000
 
 
 def test_a_line_of_another_encoding_is_one_bad_line(tmp_path):

@@ -110,5 +110,5 @@ def test_a_document_is_divided_at_a_line(tmp_path, content, at, cut):
     row["length"] = len(content)
     part.file("index").write_bytes(row.tobytes())
     halves = list(part.contents(DataSpec(), np.array([at])))
-    assert halves == [(half, side) for half, side in ((content[:cut], True), (content[cut:], False)) if half]
+    assert halves == [(half, side, True) for half, side in ((content[:cut], True), (content[cut:], False)) if half]
     assert list(part.contents(DataSpec(), np.array([-1]))) == []

@@ -1,5 +1,6 @@
 """Documents are read from lines of JSON, rows of parquet and files of text; what cannot be read is named or counted."""
 
+import csv
 import gzip
 import json
 from collections import Counter
@@ -32,6 +33,67 @@ def write(path, content):
     else:
         path.write_bytes(content)
     return path
+
+
+SPEECH = [
+    *(f"line {i} of text" for i in range(10)), '"Open quote', "it's", 'a "b" c', '""', '"all of it"', 'ends here"',
+    '"', '"a ""b"" c"', "'", 'say ""', "",
+]  # fmt: skip
+SPOKEN = {
+    "quotes of all kinds": SPEECH, "one whole quote": [*SPEECH[:10], '"all of it"'], "none": SPEECH[:10],
+    "quotes to pair": ['"Open quote', *SPEECH[:10], 'ends here"', "last"], "a doubled one": ['He said ""no"".', "x"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("texts", SPOKEN.values(), ids=SPOKEN)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_quotes_in_a_tsv_are_text(tmp_path, texts, newline):
+    rows = ["id\ttext", *(f"{i}\t{text}" for i, text in enumerate(texts))]
+    found, bad = read(write(tmp_path / "a.tsv", newline.join(rows).encode()))
+    assert ([text for _, text in found], bad) == (texts, {})
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+@pytest.mark.parametrize("texts", [*SPOKEN.values(), ['a "b"\nc', "x"], ["a\tb", '"'], ["a\n\nb", "c\td"]])
+def test_a_tsv_that_was_written_as_a_csv_is_read_as_one(tmp_path, quoting, texts):
+    with (tmp_path / "a.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", quoting=quoting).writerows([["id", "text"], *enumerate(texts)])
+    found, bad = read(tmp_path / "a.tsv")
+    assert ([text for _, text in found], bad) == (texts, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("a.csv", "quote cells that hold a comma"), ("a.tsv", "write tabs within")]
+)
+def test_a_row_with_more_cells_than_the_header_is_named(tmp_path, name, remedy):
+    between = "," if name == "a.csv" else "\t"
+    path = write(tmp_path / name, "id,text\n1,one\n2,two, three\n3,four\n".replace(",", between).encode())
+    with pytest.raises(CorpusError, match=rf"{name}: row 2 has 3 cells under a header of 2; {remedy}.*skip_bad=true"):
+        read(path)
+    found, bad = read(path, skip_bad=True)
+    assert ([text for _, text in found], bad) == (["one", "four"], {"row too long": 1})
+
+
+PARQUET_KINDS = {
+    "text": lambda values: values,
+    "large": lambda values: values.cast(pa.large_string()),
+    "view": lambda values: values.cast(pa.string_view()) if hasattr(pa, "string_view") else values,
+    "dictionary": lambda values: values.dictionary_encode(),
+    "dictionary of large": lambda values: values.cast(pa.large_string()).dictionary_encode(),
+    "bytes": lambda values: values.cast(pa.binary()),
+    "dictionary of bytes": lambda values: values.cast(pa.binary()).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("convert", PARQUET_KINDS.values(), ids=PARQUET_KINDS)
+def test_a_bad_byte_of_parquet_is_named_in_every_kind_of_column(tmp_path, convert):
+    content = pa.array([*(text.encode() for text in TEXTS), b"caf\xe9", b"last"])
+    texts = pa.StringArray.from_buffers(len(content), content.buffers()[1], content.buffers()[2])
+    pq.write_table(pa.table({"text": convert(texts)}), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a\.parquet: row 4: byte 3 of 'text' is not utf-8; or data\.skip_bad=true"):
+        read(tmp_path / "a.parquet")
+    found, bad = read(tmp_path / "a.parquet", skip_bad=True)
+    assert ([text for _, text in found], bad) == ([*TEXTS, "last"], {"text that is not utf-8": 1})
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])

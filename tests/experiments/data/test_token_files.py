@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,43 @@ def test_the_end_of_a_single_file_is_held_out(tmp_path):
     corpus = prepare(spec, tmp_path / "c")
     assert corpus.train.tolist() + corpus.held_out.tolist() == TOKENS
     assert corpus.held_out_tokens == round(len(TOKENS) / 12)
+
+
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("held_out", [1, 2])
+def test_many_files_are_one_corpus(tmp_path, write, held_out):
+    """As scripts write them that cut a corpus into shards: the tokens of each side one behind the other."""
+    names = [*(f"x_val_{i:06}" for i in range(held_out)), *(f"x_train_{i:06}" for i in range(3))]
+    texts = {name: [token + i for token in [7, 0, 49_990, 12] * (20 + i)] for i, name in enumerate(names)}
+    for name, tokens in texts.items():
+        write(tmp_path / f"{name}.bin", tokens)
+    spec = DataSpec(
+        name="t", source="tokens", files=[f"{tmp_path}/x*.bin"], tokenizer="none", vocab_size=50_257, context_length=8
+    )
+    corpus = prepare(spec, tmp_path / "c")
+    whole = {side: [t for name in sorted(texts) if side in name for t in texts[name]] for side in ("train", "val")}
+    assert (corpus.train.tolist(), corpus.held_out.tolist()) == (whole["train"], whole["val"])
+    assert f"train: 3 documents, {len(whole['train'])} tokens" in manifest_text(corpus)
+    assert (corpus.folder / "held_out.bin").exists() == (held_out > 1)
+    for side, tokens in whole.items():
+        write(tmp_path / f"one_{side}.bin", tokens)
+    one = prepare(replace(spec, files=[f"{tmp_path}/one*.bin"]), tmp_path / "c")
+    assert one.corpus_id == corpus.corpus_id
+    with (corpus.folder / "train.bin").open("r+b") as shard:
+        shard.seek(1030)
+        shard.write(b"\1")
+    with pytest.raises(CorpusError, match=r"train\.bin is not what its manifest says"):
+        prepare(spec, tmp_path / "c")
+    small = replace(spec, vocab_size=49_991)
+    with pytest.raises(
+        CorpusError, match=r"x_train_\d+\.bin: token 4999\d at position \d is beyond data\.vocab_size=49991"
+    ):
+        prepare(small, tmp_path / "d")
+    assert list((tmp_path / "d").iterdir()) == []
+    with pytest.raises(
+        CorpusError, match=r"matches 3 token files, 0 of them .* training files and some with val in their"
+    ):
+        prepare(replace(spec, files=[f"{tmp_path}/x_train*.bin"]), tmp_path / "d")
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

@@ -4,6 +4,8 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,11 +94,126 @@ def test_a_large_corpus_gives_its_tokenizer_a_sample(folder, monkeypatch):
     monkeypatch.setattr("isoflop.experiments.data.shards.LEARNED_FROM", 6_000)
     monkeypatch.setattr(
         "isoflop.experiments.data.shards.train_bpe",
-        lambda texts, size: seen.extend(texts) or train_bpe(iter(seen), size),
+        lambda texts, size, **own: seen.extend(texts) or train_bpe(iter(seen), size, **own),
     )
     corpus = prepare(spec(folder, tokenizer="bpe", vocab_size=270), folder / "c")
     assert 2_000 < sum(map(len, seen)) < 10_000
     assert corpus.manifest["train"]["bytes"] > 10_000
+
+
+@pytest.mark.parametrize("notes", [0, 9])
+@pytest.mark.parametrize("learned_from", [2**26, 100_000])
+def test_a_tokenizer_is_trained_on_long_documents_too(tmp_path, monkeypatch, notes, learned_from):
+    """On the training half of a divided one, and on a share of one that is longer than the whole sample."""
+    monkeypatch.setattr("isoflop.experiments.data.shards.LEARNED_FROM", learned_from)
+    seen = []
+    monkeypatch.setattr(
+        "isoflop.experiments.data.shards.train_bpe",
+        lambda texts, size, **own: seen.extend(texts) or train_bpe(iter(seen), size, **own),
+    )
+    rng = random.Random(0)
+    words = [["".join(rng.choices(letters, k=rng.randint(2, 8))) for _ in range(200)] for letters in ("abcd", "wxyz")]
+    texts = [" ".join(rng.choices(words[0], k=100)) for _ in range(notes)] + [
+        " ".join(rng.choices(words[1], k=200_000))
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    data = replace(spec(tmp_path, tokenizer="bpe", vocab_size=400), files=[f"{tmp_path}/a.jsonl"])
+    corpus = prepare(data, tmp_path / "c")
+    assert corpus.bytes_per_token > 2
+    train = corpus.manifest["train"]["bytes"]
+    assert 0.3 * min(train, learned_from) < sum(map(len, seen)) <= min(train, 2.5 * learned_from)
+    held = Library(corpus.folder.joinpath("tokenizer.json").read_text()).decode(corpus.held_out.tolist())
+    assert not any(held[:500] in text.decode() for text in seen)
+
+
+def test_where_no_text_is_on_the_training_side_that_is_the_message(tmp_path):
+    (tmp_path / "a.txt").write_text("a b c d e f g")
+    data = replace(spec(tmp_path, tokenizer="bpe", vocab_size=300), held_out_fraction=0.999)
+    with pytest.raises(CorpusError, match=r"corpus t: no document falls on the train side \(1 in all\); add text or"):
+        prepare(data, tmp_path / "c")
+
+
+def behind(corpus):
+    """What stands behind each held-out document, as text, by the ends that the corpus states."""
+    tokens, ends = corpus.manifest["separator"]["tokens"], corpus.document_ends
+    assert all(corpus.held_out[end - len(tokens) : end].tolist() == tokens for end in ends)
+    assert corpus.manifest["held_out"]["documents"] == len(ends)
+    return corpus.manifest["separator"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("separator", "text"), [("auto", "\n\n"), ("\n\n", "\n\n"), (r"\n\n", "\n\n"), ("<end>", "<end>")]
+)
+def test_a_separator_stands_behind_each_document_of_bytes(folder, separator, text):
+    plain = prepare(spec(folder), folder / "c")
+    corpus = prepare(spec(folder, separator=separator), folder / "c")
+    assert "behind each document: nothing: data.separator" in manifest_text(plain)
+    assert f"behind each document: {text!r}, {len(text)} tokens" in manifest_text(corpus)
+    assert behind(corpus) == text
+    for side in ("train", "held_out"):
+        whole = getattr(corpus, side).astype(np.uint8).tobytes().decode()
+        assert whole.endswith(text)
+        assert whole.count(text) == plain.manifest[side]["documents"]
+        assert whole.replace(text, "").encode() == getattr(plain, side).astype(np.uint8).tobytes()
+    assert corpus.bytes_per_token == 1
+    assert "separator" not in plain.manifest["recipe"]
+
+
+def test_a_bpe_learns_a_token_for_the_end_of_a_text(folder):
+    plain = prepare(spec(folder), folder / "c")
+    corpus = prepare(spec(folder, tokenizer="bpe", vocab_size=290, separator="auto"), folder / "c")
+    assert behind(corpus) == "<|endoftext|>"
+    (token,) = corpus.manifest["separator"]["tokens"]
+    assert (corpus.train == token).sum() == corpus.manifest["train"]["documents"]
+    tokenizer = Library((corpus.folder / "tokenizer.json").read_text())
+    rest = corpus.held_out[corpus.held_out != token].tolist()
+    assert tokenizer.decode(rest).encode() == plain.held_out.astype(np.uint8).tobytes()
+    assert corpus.bytes_per_token == pytest.approx(plain.held_out_tokens / corpus.held_out_tokens)
+    with pytest.raises(TokenizerError, match=r"at least 257, one token per byte and <\|endoftext\|>; not 256"):
+        prepare(spec(folder, tokenizer="bpe", vocab_size=256, separator="auto"), folder / "c")
+
+
+def test_a_tokenizer_json_ends_texts_with_its_own_token(folder, bpe):
+    backend = bpe.backend.from_str(bpe.text)
+    file = folder / "own.json"
+    file.write_text(backend.to_str())
+    with pytest.raises(
+        TokenizerError, match=r"data\.separator=auto: the tokenizer has none of <\|endoftext\|>, .*</s>"
+    ):
+        prepare(spec(folder, tokenizer=str(file), separator="auto"), folder / "c")
+    assert behind(prepare(spec(folder, tokenizer=str(file), separator="\n"), folder / "c")) == "\n"
+    backend.add_special_tokens(["<s>", "</s>"])
+    file.write_text(backend.to_str())
+    corpus = prepare(spec(folder, tokenizer=str(file), separator="auto"), folder / "c")
+    assert (behind(corpus), corpus.manifest["separator"]["tokens"]) == ("</s>", [backend.token_to_id("</s>")])
+    words = {"type": "WordLevel", "vocab": {"a": 0, "?": 1}, "unk_token": "?"}
+    file.write_text(json.dumps(json.loads(Bytes().json()) | {"model": words}))
+    with pytest.raises(
+        TokenizerError, match=r"data\.separator='\|': the tokenizer makes it '\?'; name one that it has"
+    ):
+        prepare(spec(folder, tokenizer=str(file), separator="|"), folder / "c")
+
+
+def test_nothing_stands_between_pieces_of_one_file(tmp_path):
+    """Where they follow each other on one side."""
+    rng = random.Random(0)
+    text = "".join(f"{rng.random()}\n" for _ in range(100_000))
+    (tmp_path / "a.txt").write_text(text)
+    corpus = prepare(spec(tmp_path, separator="<end>"), tmp_path / "c")
+    found = []
+    for side in (corpus.train, corpus.held_out):
+        *runs, rest = side.astype(np.uint8).tobytes().decode().split("<end>")
+        assert rest == ""
+        places = [(text.index(run), text.index(run) + len(run)) for run in runs]
+        assert all(before[1] < after[0] for before, after in pairwise(places))
+        found += places
+    assert 2 < len(found) < len(text) // 2**16
+    assert sorted(found)[0][0] == 0
+    assert [start for start, _ in sorted(found)[1:]] == [end for _, end in sorted(found)[:-1]]
+    with pytest.raises(
+        CorpusError, match=r"data\.separator='auto' with data\.source=synthetic, whose documents are tokens"
+    ):
+        prepare(DataSpec(name="t", source="synthetic", tokenizer="none", separator="auto"), tmp_path / "c")
 
 
 def test_any_tokenizer_json_may_be_used(folder, bpe):

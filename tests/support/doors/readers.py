@@ -116,7 +116,9 @@ def _stored_tokenizer(folder: Path) -> object:
 
 
 def _tokens(name: str) -> Read:
-    return lambda folder: token_files.describe_sides([folder / name], held_out_fraction=0.1, vocab_size=50)
+    return lambda folder: token_files.describe_sides(
+        [folder / name], held_out_fraction=0.1, vocab_size=50, folder=folder
+    )
 
 
 def _checkpoint(folder: Path) -> object:
