@@ -14,6 +14,7 @@ other. Whoever reads a file computes the run ids anew: a file of another version
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import sys
@@ -381,11 +382,18 @@ def _settle(cell: Cell, rows: list[dict], store: Store, work: Work) -> None:
     if last["state"] == STOPPED:
         step = work.until[cell.run_id]
     if last["state"] == "diverged":
-        error = f"loss is {last['loss']:.4g} at step {last['step']}, learning rate {last['learning_rate']:.3g}"
+        error = _diverged(last)
     store.record(
         cell.run_id, last["state"], step=step, seconds=float(last["wall_seconds"]), error=error,
         engine=last["engine"],
     )  # fmt: skip
+
+
+def _diverged(last: dict) -> str:
+    """What ended a run that diverged, by its last row."""
+    finite = math.isfinite(last["loss"])
+    guess = f", no better than a guess (ln V = {math.log(last['vocab_size']):.4g})," if finite else ""
+    return f"loss is {last['loss']:.4g}{guess} at step {last['step']}, learning rate {last['learning_rate']:.3g}"
 
 
 @contextmanager

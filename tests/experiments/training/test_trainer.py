@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,11 +14,12 @@ import torch
 
 from isoflop.experiments.config import OptimSpec, ScheduleSpec
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.study.cell import ROW_SHARE, curve_stride, row_steps, rows_between
+from isoflop.experiments.study.cell import ROW_SHARE, Initial, curve_stride, row_steps, rows_between
 from isoflop.experiments.study.engine import engine_name
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.optimizer import FlatAdamW
+from isoflop.experiments.training.rows import Measurement, only_guesses
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params
@@ -26,7 +28,7 @@ from isoflop.models.step import native
 from isoflop.scaling.table.evaluations.domains import with_domains
 from isoflop.scaling.table.runs import NAMES, same_runs, validate
 from tests.support.root import ROOT
-from tests.support.training.cells import DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
+from tests.support.training.cells import CHANGES, DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +286,60 @@ def test_a_model_that_only_guesses_has_diverged(corpus, learning_rate):
 def test_a_timid_model_has_not_diverged(corpus):
     rows = train([make(corpus, 120, learning_rate=1e-6)], corpus)[120]
     assert {row["state"] for row in rows} == {"done"}
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, 1e-9, 1e-5])
+def test_a_timid_model_with_a_tied_head_has_not_diverged(corpus, learning_rate):
+    """Its first loss is ln V and a little: rates that are too small are no wall above the good ones."""
+    cell = replace(make(corpus, 120, learning_rate=learning_rate), model=CHANGES["tied"]["model"], seed=1)
+    rows = train([cell], corpus)[120]
+    assert rows[-1]["loss"] > math.log(16)
+    assert {row["state"] for row in rows} == {"done"}
+
+
+def test_a_model_with_a_tied_head_that_only_guesses_has_diverged(corpus):
+    cell = replace(make(corpus, 120, learning_rate=1e3), model=CHANGES["tied"]["model"])
+    assert {row["state"] for row in train([cell], corpus)[120]} == {"diverged"}
+
+
+def test_a_run_from_the_weights_of_another_text_may_come_down(corpus, monkeypatch):
+    """Two rows of it are above ln V."""
+    wrong, drawn = build_model(make(corpus, 120).model), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for part in wrong.parameters():
+            part.normal_(0, 1.0, generator=drawn)
+    monkeypatch.setattr("isoflop.experiments.training.learner.start", lambda cell: wrong)
+    cell = replace(make(corpus, 400, learning_rate=1e-3), initial=Initial(Path(), "0", ""))
+    rows = train([cell], corpus)[400]
+    assert rows[1]["loss"] > math.log(16) > rows[-1]["loss"]
+    assert {row["state"] for row in rows} == {"done"}
+
+
+def test_no_run_diverges_during_its_warm_up(corpus):
+    """Its rate is far too large at step 64, and 4 times larger at step 91, the last of its warm-up."""
+    cell = make(corpus, 200, learning_rate=10.0, schedule=ScheduleSpec(warmup_steps=91))
+    rows = train([cell], corpus)[200]
+    assert [row["step"] for row in rows] == [64, 91, 128]
+    assert {row["state"] for row in rows} == {"diverged"}
+
+
+LN_V = math.log(256)
+FALLS, CAME_BACK, ALIKE, UP = [9.6, 6.5, 5.6], [5.5, 5.6], [9.6, LN_V], [5.56, 5.58]
+
+
+@pytest.mark.parametrize(
+    ("losses", "first", "lost"),
+    [(FALLS, 10.6, False), (CAME_BACK, 10.6, True), (UP, 5.57, True), (UP, LN_V, True), ([5.5], LN_V, False)],
+)
+def test_what_is_no_better_than_a_guess(losses, first, lost):
+    rows = [Measurement(64 + n, 0.1, "", loss, 0.01, 0.0, loss, 0.0) for n, loss in enumerate(losses)]
+    assert only_guesses(rows, LN_V, first) == lost
+
+
+def test_a_model_that_calls_all_tokens_alike_only_guesses():
+    rows = [Measurement(64 + n, 0.1, "", loss, 0.01 * (1 - n), 0.0, loss, 0.0) for n, loss in enumerate(ALIKE)]
+    assert only_guesses(rows, LN_V, 10.6)
+    assert not only_guesses([replace(row, loss_se=0.01) for row in rows], LN_V, 10.6)  # on its way through
 
 
 def test_divergence_in_one_cooldown_leaves_the_others(corpus, monkeypatch):
