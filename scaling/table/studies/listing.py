@@ -1,0 +1,115 @@
+"""What the studies of a runs folder list: their runs, each with its arm there, and the budgets that they hold out."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+import pandas as pd
+
+from isoflop.read_json import read_json
+from isoflop.scaling.table.columns import TableError, hint
+from isoflop.scaling.table.runs import of_study
+
+BUDGET = "budget_flops"
+
+
+class _Cell(TypedDict):
+    run_id: str
+    arm: NotRequired[str]
+    budget_flops: NotRequired[float | None]
+
+
+class _Study(TypedDict):
+    """What is read of a study's listing."""
+
+    cells: list[_Cell]
+    hold_out: NotRequired[list[float]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The runs that a study listed when it was launched, each with its arm there, None in a listing without arms; and
+    those of them at the budgets of study.hold_out."""
+
+    arms: Mapping[str, str | None]
+    held_out: tuple[str, ...]
+
+
+def chosen_runs(frame: pd.DataFrame, path: Path, study: str, notes: list[str], *, shared: str = "") -> pd.DataFrame:
+    """The rows of a runs folder whose runs a study lists, under their arms in it; `shared` names that of a bundle.
+
+    `attrs` carries "held_out", the runs at the budgets that it holds out. Raises TableError for a study that there is
+    not, or of which no run has finished.
+    """
+    if not path.is_dir():
+        raise TableError(f"{path}: --study {study} needs a runs folder; for a file use --where")
+    known = listings(path)
+    if study not in known:
+        there = ", ".join(known) or shared or "none"
+        raise TableError(f"{path}: --study {study}: no such study here (there are: {there}){hint(study, known)}")
+    listing = read_listing(known[study])
+    kept = of_study(frame, listing.arms)
+    if kept.empty:
+        raise TableError(f"{path}: --study {study}: no run of it has finished")
+    notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
+    kept.attrs["held_out"] = listing.held_out
+    return kept
+
+
+def all_runs(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
+    """All rows of a runs folder, with notes where its studies have runs under other arms than their column says, or
+    hold out budgets; `attrs` carries "held_out" where it has one study."""
+    own = dict(zip(frame["run_id"], frame["arm"], strict=True))
+    known: dict[str, Listing] = {}
+    for study, file in listings(path).items():
+        with contextlib.suppress(TableError):  # a listing that --study would refuse says nothing here
+            known[study] = read_listing(file)
+    apart = {
+        study: sum(arm is not None and own.get(run_id, arm) != arm for run_id, arm in listing.arms.items())
+        for study, listing in known.items()
+    }
+    if there := ", ".join(f"{count} in study {study}" for study, count in apart.items() if count):
+        notes.append(
+            f"runs that studies share have the arm of the first one here, and another {there}: name one with --study"
+        )
+    if len(known) == 1:
+        frame.attrs["held_out"] = next(iter(known.values())).held_out
+    elif holding := [study for study, listing in known.items() if set(listing.held_out) & own.keys()]:
+        notes.append(f"budgets that study.hold_out names are held out where --study names it ({', '.join(holding)})")
+    return frame
+
+
+def listings(path: Path) -> dict[str, Path]:
+    """The files of the studies in a runs folder, by their names."""
+    return {file.stem: file for file in sorted(path.glob("studies/*.json"))}
+
+
+def read_listing(file: Path) -> Listing:
+    """The listing of a study. Raises TableError for a file that holds none."""
+    remedy = "not a list of runs; launch the study again to write it anew"
+    found = read_json(file, _Study, nan=True, error=TableError, remedy=remedy)
+    held = set(found.get("hold_out", ()))
+    return Listing(
+        {cell["run_id"]: cell.get("arm") for cell in found["cells"]},
+        tuple(cell["run_id"] for cell in found["cells"] if cell.get(BUDGET) in held),
+    )
+
+
+def without_held_out(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a table that its study does not hold out, with a note that counts the others and says how to keep
+    them. All of them where no other is left: such a study is there to be predicted."""
+    held = table["run_id"].isin(table.attrs.get("held_out", ())) if "run_id" in table else pd.Series(False, table.index)
+    if not held.any() or held.all():
+        return table
+    kept, budgets = table[~held], sorted(table.loc[held, BUDGET].dropna().unique())
+    several, count = len(budgets) > 1, table.loc[held, "run_id"].nunique()
+    note = (
+        f"study.hold_out: {count} run{'s' if count > 1 else ''} of the budget{'s' if several else ''} "
+        f"{', '.join(f'{flops:g}' for flops in budgets)} {'are' if count > 1 else 'is'} held out: no fit sees "
+        f'{"them" if count > 1 else "it"}; --where "{BUDGET} > 0" keeps {"them" if count > 1 else "it"}'
+    )
+    attrs = {name: (*table.attrs.get(name, ()), note) for name in ("notes", "guessed")}
+    kept.attrs = table.attrs | attrs | {"held_out": ()}
+    return kept
