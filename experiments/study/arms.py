@@ -18,6 +18,7 @@ from isoflop.experiments.study.takes import reason, refused
 
 MOST_COMBINATIONS = 10_000  # of the values of study.vary
 ARM_SETS = ("model", "data", "optim", "schedule", "budget", "study")
+OF_ALL_ARMS = ("study.name", "study.hold_out", "study.stop", "study.rounds", "study.arms")
 
 
 class ArmError(ValueError):
@@ -81,7 +82,7 @@ def _values(key: str, given: object) -> list:
 def _patched(base: DictConfig, name: str, patch: Mapping) -> DictConfig:
     if not isinstance(patch, Mapping):
         raise ArmError(f"study.arms.{name} must hold keys of {', '.join(ARM_SETS)}; not {patch!r}")
-    _check_keys(f"study.arms.{name}", patch)
+    _check_keys(f"study.arms.{name}", [*patch, *_keys(patch)])
     if wrong := next(filter(None, _no_flags(patch)), ""):
         raise ArmError(f"study.arms.{name}: {wrong}")
     try:
@@ -149,6 +150,9 @@ def _changed(part: Any, dotted: str, value: object) -> Any:
 
 
 def _check_keys(where: str, keys: Iterable[object]) -> None:
+    """Raise ArmError for a key that is of no group that may be set here, or of the whole study."""
     for key in keys:
+        if str(key) in OF_ALL_ARMS or str(key).startswith(tuple(f"{one}." for one in OF_ALL_ARMS)):
+            raise ArmError(f"{where}.{key}: it is of the whole study, not of some of its runs; set {key} itself")
         if not isinstance(key, str) or key.split(".")[0] not in ARM_SETS:
             raise ArmError(f"{where} may set keys of {', '.join(ARM_SETS)}; not {key!r}")
