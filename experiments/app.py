@@ -53,17 +53,17 @@ def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
     code = run_study(arguments)
     specs = compose_all(arguments)
     store = open_store(specs[0].runs)
-    arms = {cell.run_id: cell.arm for spec in specs for cell in load(spec)[0].cells}
-    states = store.states(arms).set_index("run_id")["state"]
+    cells = {cell.run_id: cell for spec in specs for cell in load(spec)[0].cells}
+    states = store.states(cells).set_index("run_id")["state"]
     stops = any(spec.study.stop for spec in specs)
     missing = states[~states.isin([*SETTLED, *([STOPPED] if stops else [])])]
     if code or len(missing):
         listed = ", ".join(f"{run_id} {state}" for run_id, state in missing.head(3).items())
         raise RunError(
-            f"{len(missing)} of {len(arms)} cells have no result ({listed or f'exit code {code}'}); "
+            f"{len(missing)} of {len(cells)} cells have no result ({listed or f'exit code {code}'}); "
             f"isoflop.status({str(store.root)!r}) says why, and the same call goes on"
         )
-    return as_table(of_study(read_runs(store.root), arms), store.root, {}, None, [], is_study=True)
+    return as_table(of_study(read_runs(store.root), cells), store.root, {}, None, [], is_study=True)
 
 
 def plan(

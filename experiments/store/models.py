@@ -14,6 +14,7 @@ from isoflop.models.language_model import LanguageModel
 from isoflop.models.weights import WEIGHTS_FILE, load_weights
 from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE
 from isoflop.scaling.table.runs import of_study, read_runs
+from isoflop.scaling.table.studies.listing import Entry
 
 
 def weights_file(store: Store, run_id: str) -> Path:
@@ -47,7 +48,7 @@ class Trained:
     @cached_property
     def final(self) -> dict:
         """The last row of the run."""
-        return of_study(read_runs(self.store.run_file(self.run_id)), {self.run_id: self.arm}).iloc[-1].to_dict()
+        return of_study(read_runs(self.store.run_file(self.run_id)), {self.run_id: Entry(self.arm)}).iloc[-1].to_dict()
 
     @cached_property
     def config(self) -> RunConfig:

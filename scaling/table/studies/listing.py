@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import pandas as pd
 
@@ -21,6 +21,13 @@ class _Cell(TypedDict):
     budget_flops: NotRequired[float | None]
 
 
+class Entry(NamedTuple):
+    """A run in a listing: its arm and its budget there, NaN for one of tokens; None in a listing without them."""
+
+    arm: str | None = None
+    budget_flops: float | None = None
+
+
 class _Study(TypedDict):
     """What is read of a study's listing."""
 
@@ -30,18 +37,17 @@ class _Study(TypedDict):
 
 @dataclass(frozen=True)
 class Listing:
-    """The runs that a study listed when it was launched, each with its arm there, None in a listing without arms; and
-    those of them at the budgets of study.hold_out."""
+    """The runs that a study listed when it was launched, and those of them at the budgets of study.hold_out."""
 
-    arms: Mapping[str, str | None]
+    runs: Mapping[str, Entry]
     held_out: tuple[str, ...]
 
 
 def chosen_runs(frame: pd.DataFrame, path: Path, study: str, notes: list[str], *, shared: str = "") -> pd.DataFrame:
-    """The rows of a runs folder whose runs a study lists, under their arms in it; `shared` names that of a bundle.
+    """The rows of a runs folder whose runs a study lists, under their arms and budgets in it.
 
-    `attrs` carries "held_out", the runs at the budgets that it holds out. Raises TableError for a study that there is
-    not, or of which no run has finished.
+    `shared` names the study of a bundle. `attrs` carries "held_out", the runs at the budgets that it holds out. Raises
+    TableError for a study that there is not, or of which no run has finished.
     """
     if not path.is_dir():
         raise TableError(f"{path}: --study {study} needs a runs folder; for a file use --where")
@@ -50,7 +56,7 @@ def chosen_runs(frame: pd.DataFrame, path: Path, study: str, notes: list[str], *
         there = ", ".join(known) or shared or "none"
         raise TableError(f"{path}: --study {study}: no such study here (there are: {there}){hint(study, known)}")
     listing = read_listing(known[study])
-    kept = of_study(frame, listing.arms)
+    kept = of_study(frame, listing.runs)
     if kept.empty:
         raise TableError(f"{path}: --study {study}: no run of it has finished")
     notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
@@ -59,21 +65,27 @@ def chosen_runs(frame: pd.DataFrame, path: Path, study: str, notes: list[str], *
 
 
 def all_runs(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
-    """All rows of a runs folder, with notes where its studies have runs under other arms than their column says, or
-    hold out budgets; `attrs` carries "held_out" where it has one study."""
+    """All rows of a runs folder; runs by tokens stand at the budget in FLOPs that a study has them by.
+
+    Notes say where its studies have runs under other arms than their column says, or hold out budgets; `attrs` carries
+    "held_out" where it has one study.
+    """
     own = dict(zip(frame["run_id"], frame["arm"], strict=True))
     known: dict[str, Listing] = {}
     for study, file in listings(path).items():
         with contextlib.suppress(TableError):  # a listing that --study would refuse says nothing here
             known[study] = read_listing(file)
     apart = {
-        study: sum(arm is not None and own.get(run_id, arm) != arm for run_id, arm in listing.arms.items())
+        study: sum(one.arm is not None and own.get(run_id, one.arm) != one.arm for run_id, one in listing.runs.items())
         for study, listing in known.items()
     }
     if there := ", ".join(f"{count} in study {study}" for study, count in apart.items() if count):
         notes.append(
             f"runs that studies share have the arm of the first one here, and another {there}: name one with --study"
         )
+    entries = [(run_id, one.budget_flops) for listing in known.values() for run_id, one in listing.runs.items()]
+    budgets = {run_id: flops for run_id, flops in entries if flops is not None and flops > 0}
+    frame = frame.assign(**{BUDGET: frame[BUDGET].fillna(frame["run_id"].map(budgets).astype(float))})
     if len(known) == 1:
         frame.attrs["held_out"] = next(iter(known.values())).held_out
     elif holding := [study for study, listing in known.items() if set(listing.held_out) & own.keys()]:
@@ -92,7 +104,7 @@ def read_listing(file: Path) -> Listing:
     found = read_json(file, _Study, nan=True, error=TableError, remedy=remedy)
     held = set(found.get("hold_out", ()))
     return Listing(
-        {cell["run_id"]: cell.get("arm") for cell in found["cells"]},
+        {cell["run_id"]: Entry(cell.get("arm"), cell.get(BUDGET)) for cell in found["cells"]},
         tuple(cell["run_id"] for cell in found["cells"] if cell.get(BUDGET) in held),
     )
 

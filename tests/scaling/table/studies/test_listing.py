@@ -1,6 +1,7 @@
 """Budgets that a study holds out are in no fit, a note counts them, and what it advises keeps them."""
 
 import json
+import math
 import re
 
 import pytest
@@ -18,10 +19,10 @@ def quick(tmp_path_factory):
     (root / "studies").mkdir()
     ends = table.groupby("run_id").tail(1)
 
-    def listed(**held):
+    def listed(cells=None, **held):
         for file in root.glob("studies/*.json"):
             file.unlink()
-        cells = ends[["run_id", "arm", "budget_flops"]].to_dict("records")
+        cells = cells or ends[["run_id", "arm", "budget_flops"]].to_dict("records")
         for name, hold_out in held.items():
             (root / "studies" / f"{name}.json").write_text(json.dumps({"cells": cells, "hold_out": hold_out}))
         return root
@@ -60,6 +61,30 @@ def test_of_several_studies_a_note_says_which_hold_out_budgets(quick):
     assert "budgets that study.hold_out names are held out where --study names it (one)" in table.attrs["notes"]
     assert len(budgets(read_table(root, study="one", keep_held_out=False))) == 3
     assert len(budgets(read_table(root, study="two", keep_held_out=False))) == 4
+
+
+def test_a_run_has_the_budget_of_the_study_that_is_named(quick):
+    """A run file has that of the study which trained the run, another may have it by its tokens, or by FLOPs."""
+    ids = list(example("quick")["run_id"].unique()[:3])
+    budgets_of = [{"run_id": ids[0], "budget_flops": 7e10}, {"run_id": ids[1], "budget_flops": math.nan}]
+    root = quick([*budgets_of, {"run_id": ids[2]}], one=[])
+    known = example("quick").groupby("run_id")["budget_flops"].first()
+    found = read_table(root, study="one").groupby("run_id")["budget_flops"].first()
+    assert (found[ids[0]], found[ids[2]]) == (7e10, known[ids[2]])
+    assert math.isnan(found[ids[1]])
+
+
+def test_a_run_by_tokens_has_the_budget_that_a_study_has_it_by(tmp_path):
+    table = example("quick")
+    table = table[table["run_id"] == table["run_id"].iloc[0]].assign(budget_flops=math.nan)
+    run = str(table["run_id"].iloc[0])
+    write_run(tmp_path / "cells" / run / "run.parquet", table.to_dict("records"), {})
+    (tmp_path / "studies").mkdir()
+    for name, flops in (("a", math.nan), ("b", 2e9), ("c", math.nan)):
+        cells = [{"run_id": run, "arm": "", "budget_flops": flops}]
+        (tmp_path / "studies" / f"{name}.json").write_text(json.dumps({"cells": cells}))
+    assert set(read_table(tmp_path)["budget_flops"]) == {2e9}
+    assert read_table(tmp_path, study="a")["budget_flops"].isna().all()
 
 
 COMMANDS = {
