@@ -26,7 +26,8 @@ from isoflop.experiments.sweep.plan import status as store_status
 from isoflop.experiments.sweep.train_job import train_trunks
 from isoflop.experiments.training.process import torch_as_new
 from isoflop.scaling.table.read import as_table
-from isoflop.scaling.table.runs import of_study, read_runs
+from isoflop.scaling.table.runs import Listed, of_study, read_runs
+from isoflop.scaling.table.studies.listing import read_study
 
 
 class RunError(RuntimeError):
@@ -36,7 +37,8 @@ class RunError(RuntimeError):
 
 
 def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
-    """Train what a study lacks, as `isoflop run experiment=STUDY ...` does, and return the table of its runs.
+    """Train what a study lacks, as `isoflop run experiment=STUDY ...` does, and return the table of its runs,
+    those of its rounds among them.
 
     `study` is a file of conf/experiment, or of the folder given by --config-dir among the `overrides`; without one the
     overrides describe the cells. Interrupt it and call it again: it goes on from there. Works in a notebook, any number
@@ -53,7 +55,10 @@ def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
     code = run_study(arguments)
     specs = compose_all(arguments)
     store = open_store(specs[0].runs)
-    cells = {cell.run_id: cell for spec in specs for cell in load(spec)[0].cells}
+    cells: dict[str, Listed] = {cell.run_id: cell for spec in specs for cell in load(spec)[0].cells}
+    for spec in specs:
+        if spec.study.rounds.count and spec.study.name in store.studies():
+            cells = {**read_study(store.root, spec.study.name).runs, **cells}
     states = store.states(cells).set_index("run_id")["state"]
     stops = any(spec.study.stop for spec in specs)
     missing = states[~states.isin([*SETTLED, *([STOPPED] if stops else [])])]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig
+from isoflop.experiments.followup.some_done import check_some_done
 from isoflop.experiments.store.store import SETTLED, STOPPED, Store, is_over, open_store
 from isoflop.experiments.study.cell import Cell, row_steps
 from isoflop.experiments.study.check import DECIDED
@@ -56,6 +57,7 @@ def run_decided(specs: Sequence[ExperimentConfig], run: Run) -> int:
         code = max(code, run([spec], until))
         if not _all_over(spec.runs, until):
             return code
+        check_some_done(open_store(spec.runs), spec.study.name, until, f"study.stop={DECIDED} has nothing to decide by")
     _conclude(open_store(spec.runs), study, plan, made)
     return code
 

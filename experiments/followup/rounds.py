@@ -14,6 +14,7 @@ from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig, RoundsSpec
 from isoflop.experiments.files import write_json
 from isoflop.experiments.followup.next_study import cells_of, checked_goal, runnable
+from isoflop.experiments.followup.some_done import check_some_done
 from isoflop.experiments.followup.template import template_of
 from isoflop.experiments.store.rounds import kept_round, requested, round_file, round_name
 from isoflop.experiments.store.store import SETTLED, Store, open_store
@@ -48,6 +49,7 @@ def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
         known = {cell.run_id: cell for one in done for cell in load(one)[0].cells}
         if not store.states(known)["state"].isin(SETTLED).all():
             return code
+        check_some_done(store, spec.study.name, known, "no round can follow")
         name = _name(spec, k)
         answer = _answer(store, name, request, known) or _ask(store, name, request, known)
         print(f"\nround {k} of {request.count}: {answer['said']}\n", flush=True)

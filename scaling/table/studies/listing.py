@@ -1,6 +1,7 @@
 """What the studies of a runs folder list: their runs, each with its arm there, and the budgets that they hold out."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Listing:
 
 
 def chosen_runs(frame: pd.DataFrame, path: Path, study: str, notes: list[str], *, shared: str = "") -> pd.DataFrame:
-    """The rows of a runs folder whose runs a study lists, under their arms and budgets in it.
+    """The rows of a runs folder whose runs a study or one of its rounds lists, under their arms and budgets in it.
 
     `shared` names the study of a bundle. `attrs` carries "held_out", the runs at the budgets that it holds out. Raises
     TableError for a study that there is not, or of which no run has finished.
@@ -55,11 +56,12 @@ def chosen_runs(frame: pd.DataFrame, path: Path, study: str, notes: list[str], *
     if study not in known:
         there = ", ".join(known) or shared or "none"
         raise TableError(f"{path}: --study {study}: no such study here (there are: {there}){hint(study, known)}")
-    listing = read_listing(known[study])
+    listing = read_study(path, study)
     kept = of_study(frame, listing.runs)
     if kept.empty:
         raise TableError(f"{path}: --study {study}: no run of it has finished")
-    notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
+    later = f", those of {', '.join(rounds)} among them" if (rounds := rounds_of(path, study)) else ""
+    notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store{later}")
     kept.attrs["held_out"] = listing.held_out
     return kept
 
@@ -86,8 +88,9 @@ def all_runs(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
     entries = [(run_id, one.budget_flops) for listing in known.values() for run_id, one in listing.runs.items()]
     budgets = {run_id: flops for run_id, flops in entries if flops is not None and flops > 0}
     frame = frame.assign(**{BUDGET: frame[BUDGET].fillna(frame["run_id"].map(budgets).astype(float))})
-    if len(known) == 1:
-        frame.attrs["held_out"] = next(iter(known.values())).held_out
+    alone = known.keys() - {name for study in known for name in rounds_of(path, study)}
+    if len(alone) == 1:
+        frame.attrs["held_out"] = known[alone.pop()].held_out
     elif holding := [study for study, listing in known.items() if set(listing.held_out) & own.keys()]:
         notes.append(f"budgets that study.hold_out names are held out where --study names it ({', '.join(holding)})")
     return frame
@@ -96,6 +99,22 @@ def all_runs(frame: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
 def listings(path: Path) -> dict[str, Path]:
     """The files of the studies in a runs folder, by their names."""
     return {file.stem: file for file in sorted(path.glob("studies/*.json"))}
+
+
+def read_study(path: Path, study: str) -> Listing:
+    """The listing of a study of a runs folder with the runs of its rounds. Raises TableError as `read_listing` does."""
+    known = listings(path)
+    own = read_listing(known[study])
+    rounds = {run_id: one for name in rounds_of(path, study) for run_id, one in read_listing(known[name]).runs.items()}
+    return Listing(rounds | dict(own.runs), own.held_out)
+
+
+def rounds_of(path: Path, study: str) -> list[str]:
+    """The studies in a runs folder that are rounds of another, as `study.rounds` names them."""
+    names = [name for name in listings(path) if re.fullmatch(rf"{re.escape(study)}-round\d+", name)]
+    return sorted(
+        (name for name in names if (path / "rounds" / f"{name}.json").exists()), key=lambda name: (len(name), name)
+    )
 
 
 def read_listing(file: Path) -> Listing:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import pytest
 
@@ -85,6 +86,22 @@ def test_a_run_by_tokens_has_the_budget_that_a_study_has_it_by(tmp_path):
         (tmp_path / "studies" / f"{name}.json").write_text(json.dumps({"cells": cells}))
     assert set(read_table(tmp_path)["budget_flops"]) == {2e9}
     assert read_table(tmp_path, study="a")["budget_flops"].isna().all()
+
+
+def test_a_study_has_the_runs_of_its_rounds(quick):
+    root, ids = quick(r=[]), list(example("quick")["run_id"].unique())
+    parts = {"r": ids[:9], "r-round1": ids[9:11], "r-round2": ids[11:13], "r-round3": ids[13:], "r2-round1": ids[:2]}
+    (root / "rounds").mkdir()
+    for name, runs in parts.items():
+        listed = {"cells": [{"run_id": run} for run in runs]}
+        (root / "studies" / f"{name}.json").write_text(json.dumps(listed))
+        if name in ("r-round1", "r-round2"):  # round3 is a study that somebody called so
+            (root / "rounds" / f"{name}.json").write_text("{}")
+    table = read_table(root, study="r")
+    assert set(table["run_id"]) == set(ids[:13])
+    assert "study r: 13 of 44 runs in the store, those of r-round1, r-round2 among them" in table.attrs["notes"]
+    assert set(read_table(root, study="r-round1")["run_id"]) == set(ids[9:11])
+    shutil.rmtree(root / "rounds")
 
 
 COMMANDS = {
