@@ -15,6 +15,7 @@ from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.training.evaluate import Evaluation
 from isoflop.models.config import count_params, flops_per_token, n_active, n_total
 from isoflop.scaling.table.evaluations.domains import Domain, written
+from isoflop.scaling.table.migrate import OF_OPTIMIZER, OF_SCHEDULE
 from isoflop.scaling.table.runs import code_version
 
 ROUNDING = 1e-6  # of ln V, the loss of a guess
@@ -117,6 +118,8 @@ def _constants(cell: Cell, corpus: Corpus) -> dict:
         "schedule": cell.schedule.name,
         "peak_learning_rate": cell.optim.learning_rate,
         "weight_decay": cell.optim.weight_decay,
+        **{name: float(getattr(cell.optim, name) or 0.0) for name in OF_OPTIMIZER},
+        **{name: getattr(cell.schedule, name) for name in (*OF_SCHEDULE, "cooldown_shape")},
         "warmup_tokens": cell.schedule.warmup_steps * cell.batch_tokens,
         "horizon_tokens": cell.horizon_tokens,
         "budget_flops": cell.budget_flops,

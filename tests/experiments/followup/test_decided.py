@@ -190,7 +190,5 @@ def test_several_studies_at_once_are_refused(typed, tmp_path):
 
 
 def test_nothing_is_decided_of_a_study_whose_cells_all_diverged(typed, tmp_path):
-    with pytest.raises(
-        NextStudyError, match=r"none of its \d+ cells is done, all diverged: study.stop=decided has"
-    ):
+    with pytest.raises(NextStudyError, match=r"none of its \d+ cells is done, all diverged: study.stop=decided has"):
         run([*typed, "study.sizes=[d6,d8]", f"runs={tmp_path / 'runs'}", "optim.learning_rate=1e38"])

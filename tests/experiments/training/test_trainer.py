@@ -19,14 +19,14 @@ from isoflop.experiments.study.engine import engine_name
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.optimizer import FlatAdamW
-from isoflop.experiments.training.rows import Measurement, only_guesses
+from isoflop.experiments.training.rows import Measurement, only_guesses, run_rows
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize
 from isoflop.models.step import native
 from isoflop.scaling.table.evaluations.domains import with_domains
-from isoflop.scaling.table.runs import NAMES, same_runs, validate
+from isoflop.scaling.table.runs import NAMES, replicate_columns, same_runs, validate
 from tests.support.root import ROOT
 from tests.support.training.cells import CHANGES, DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
 
@@ -281,6 +281,35 @@ def test_a_model_that_only_guesses_has_diverged(corpus, learning_rate):
     assert {row["state"] for row in rows} == {"diverged"}
     assert all(math.isfinite(row["loss"]) for row in rows)
     assert rows[-1]["loss"] >= 0.999 * math.log(16)
+
+
+SETTINGS = {
+    "optim": {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "clip_norm": 0.5, "momentum": 0.9, "base_width": 8,
+              "base_depth": 4, "weight_decay": 0.1, "learning_rate": 0.01, "batch_size": 8, "name": "muon",
+              "parametrization": "standard"},
+    "schedule": {"name": "cosine", "warmup_steps": 20, "cooldown_fraction": 0.5, "cooldown_shape": "linear",
+                 "final_fraction": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "key"), [(group, key) for group, keys in SETTINGS.items() for key in keys])
+def test_runs_that_differ_in_a_setting_differ_in_a_column_of_their_rows(corpus, group, key):
+    """Runs that no column told apart were taken for seeds of each other."""
+    kind = {"momentum": {"name": "muon"}, "base_depth": {"parametrization": "completep"}}.get(key, {})
+    one = make(corpus, 120, **kind)
+    other = replace(one, **{group: replace(getattr(one, group), **{key: SETTINGS[group][key]})})
+    assert one.run_id != other.run_id
+    measured = [Measurement(120, 0.1, "", 2.0, 0.01, 0.0, 2.0, 0.0)]
+    rows = [pd.DataFrame(run_rows(cell, corpus, measured, state="done", device="cpu")) for cell in (one, other)]
+    told = [column for column in replicate_columns(rows[0]) if rows[0][column][0] != rows[1][column][0]]
+    assert [c for c in told if c not in ("tokens", "horizon_tokens", "flops", "flops_6nd", "epochs")]
+
+
+def test_every_setting_of_a_run_is_in_that_table():
+    fields = {"optim": asdict(OptimSpec()), "schedule": asdict(ScheduleSpec())}
+    named = {f"{group}.{key}" for group, keys in SETTINGS.items() for key in keys}
+    rules = {"optim.rule", "optim.beta2_half_life"}  # numbers by then
+    assert named == {f"{group}.{key}" for group, keys in fields.items() for key in keys} - rules
 
 
 def test_a_timid_model_has_not_diverged(corpus):
