@@ -40,6 +40,7 @@ from isoflop.experiments.store.running import RunningCurve
 from isoflop.experiments.store.store import SETTLED, STOPPED, Store, StoreError, is_over, open_store
 from isoflop.experiments.study.cell import Cell, from_plain, to_plain
 from isoflop.experiments.study.engine import Engine, decide
+from isoflop.experiments.study.same_runs import Apart, in_words
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import at_work, elsewhere
 from isoflop.experiments.training.checkpoint import prune
@@ -113,9 +114,18 @@ class WorkFile(TypedDict):
     until: NotRequired[dict[str, int]]
 
 
-def work_of(study: Study, cells: Sequence[Cell], where: WhereSpec, until: Mapping[str, int] | None = None) -> Work:
-    """What is to be done of one trunk of a study, under `where`. Raises EngineError for what cannot work."""
-    listings = {cell.run_id: listing(cell) for cell in cells}
+def work_of(
+    study: Study,
+    cells: Sequence[Cell],
+    where: WhereSpec,
+    until: Mapping[str, int] | None = None,
+    apart: Apart | None = None,
+) -> Work:
+    """What is to be done of one trunk of a study, under `where`; `apart` is of all cells of the launch.
+
+    Raises EngineError for what cannot work.
+    """
+    listings = {cell.run_id: listing(cell, apart or {}) for cell in cells}
     stops = {cell.run_id: steps for cell in cells if (steps := (until or {}).get(cell.run_id, cell.steps)) < cell.steps}
     return Work(study.name, study.hold_out, tuple(cells), listings, decide(cells[0], where), until=stops)
 
@@ -176,10 +186,11 @@ def _read_work(store: Store, trunk_id: str, key: str) -> Work:
     return Work(value["study"], tuple(value["hold_out"]), cells, listings, engine, prepared, until)
 
 
-def listing(cell: Cell) -> dict:
-    """The fields of a cell in the store's list of a study."""
+def listing(cell: Cell, apart: Apart) -> dict:
+    """The fields of a cell in the store's list of a study; `apart` has the settings that tell it from its like."""
+    label = f"{cell.label} {in_words(apart.get(cell.run_id, {}))}".rstrip()
     return {
-        "run_id": cell.run_id, "trunk_id": cell.trunk_id, "label": cell.label, "size": cell.size, "arm": cell.arm,
+        "run_id": cell.run_id, "trunk_id": cell.trunk_id, "label": label, "size": cell.size, "arm": cell.arm,
         "seed": cell.seed, "steps": cell.steps, "branch_step": cell.branch_step, "flops": cell.training_flops,
         "budget_flops": cell.budget_flops,
     }  # fmt: skip
