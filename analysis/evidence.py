@@ -429,7 +429,7 @@ class Evidence:
         # Runs of equal seeds differ in something that no column holds, and so may those of unequal ones.
         noise = cells[(cells["seeds"] > 1) & (cells["seeds"] == cells["runs"])].drop(columns="runs")
         if noise.empty:
-            raise UnsupportedError("no cell was trained with more than one seed: seed noise is not measured")
+            raise UnsupportedError("no cell was trained with more than one seed")
         return noise.sort_values(["n_params", "tokens"], kind="stable", ignore_index=True)
 
     @part

@@ -99,7 +99,7 @@ def status(
             "--watch", help="look again every 2 s while a cell is to be trained; of a table: its curves, once"
         ),
     ] = False,
-    every: Annotated[bool, typer.Option("--runs", help="the id of every finished run, also of many")] = False,
+    every: Annotated[bool, typer.Option("--runs", help="the id of every run that is done or stopped")] = False,
     where: Where = None,
     mapping: Map = None,
 ) -> None:

@@ -251,7 +251,7 @@ def _check_arms(study: Study) -> None:
 
 def _check_room(cell: Cell) -> None:
     end = cell.branch_step if cell.schedule.name == "wsd" else cell.steps
-    if cell.warmup >= end:
+    if cell.warmup >= max(1, end):  # a cooldown may begin with the first step
         raise StudyError(
             f"{cell.label}: {cell.steps} steps leave no room for schedule.warmup_steps={cell.warmup}"
             " and the cooldown; raise the budget or shorten the warm-up"

@@ -227,9 +227,9 @@ def _counts(states: pd.DataFrame, run_ids: Iterable[str]) -> dict[str, int]:
 
 
 def status_text(value: dict, *, every: bool = False) -> str:
-    """The state of a store as lines for a reader: counts, cells that ended otherwise or are at work, and those done.
+    """The state of a store as lines for a reader: counts, cells at work or that went wrong, and those stopped or done.
 
-    Of more than LISTED done cells, `every` one is listed where that is requested.
+    Of more than LISTED cells that ended so, `every` one is listed where that is requested.
     """
     table = [("study", *STATES), *((name, *map(str, counts.values())) for name, counts in value["studies"].items())]
     lines = _columns([*table, ("all", *map(str, value["counts"].values()))])
@@ -240,10 +240,17 @@ def status_text(value: dict, *, every: bool = False) -> str:
             lines.append(
                 f"{cell['state']:9} {cell['run_id']}  {cell['label']}  {place}{beat}  {_reason(cell)}".rstrip()
             )
-    done = [f"{'done':9} {cell['run_id']}  {cell['label']}" for cell in value["cells"] if cell["state"] == "done"]
-    if len(done) > LISTED and not every:
-        done = [f"{'done':9} {len(done)} cells, whose ids isoflop status {value['runs']} --runs lists"]
-    return "\n".join([f"{value['runs']}", *lines, *done])
+    ended = [line for state in ("stopped", "done") for line in _ended(value, state, every=every)]
+    return "\n".join([f"{value['runs']}", *lines, *ended])
+
+
+def _ended(value: dict, state: str, *, every: bool) -> list[str]:
+    """The lines of the cells in a state that needs nothing to be done."""
+    cells = [cell for cell in value["cells"] if cell["state"] == state]
+    if len(cells) > LISTED and not every:
+        return [f"{state:9} {len(cells)} cells, whose ids isoflop status {value['runs']} --runs lists"]
+    step = "  step {step}/{steps}" if state == "stopped" else ""
+    return [f"{state:9} {cell['run_id']}  {cell['label']}{step.format(**cell)}" for cell in cells]
 
 
 def _reason(cell: dict) -> str:

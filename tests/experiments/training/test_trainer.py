@@ -15,6 +15,7 @@ import torch
 from isoflop.experiments.config import OptimSpec, ScheduleSpec
 from isoflop.experiments.data.corpus import prepare
 from isoflop.experiments.study.cell import ROW_SHARE, Initial, curve_stride, row_steps, rows_between
+from isoflop.experiments.study.check import StudyError, _check_room
 from isoflop.experiments.study.engine import engine_name
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
@@ -251,6 +252,19 @@ def test_cosine_trains_each_cell_to_its_own_end(corpus):
     assert {row["phase"] for row in rows} == {"decay"}
     assert rows[-1]["learning_rate"] < 1e-4
     assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_wsd_that_cools_down_from_its_first_step_is_a_straight_line(corpus):
+    whole = ScheduleSpec(warmup_steps=0, cooldown_fraction=1.0, cooldown_shape="linear")
+    cells = [make(corpus, steps, schedule=whole) for steps in (100, 120)]
+    for cell in cells:
+        _check_room(cell)
+    runs = train(cells, corpus)
+    line = train([make(corpus, 120, schedule=ScheduleSpec(name="linear", warmup_steps=0))], corpus)[120]
+    assert {row["phase"] for row in runs[120]} == {"cooldown"}
+    assert [row["loss"] for row in runs[120]] == [row["loss"] for row in line]
+    with pytest.raises(StudyError, match=r"no room for schedule.warmup_steps=1 "):
+        _check_room(make(corpus, 120, schedule=replace(whole, warmup_steps=1)))
 
 
 def test_divergence_is_a_result(corpus, monkeypatch):
