@@ -4,7 +4,9 @@ Rules set batch, learning rate, beta2 and warm-up: they are where a search start
 
 A rule is resolved to plain numbers before a cell is made, so a cell carries and hashes the numbers, never the rule's
 name. What a rule does not set stays as written. Rates of published rules are for one rate over all tensors
-(parametrization: standard). Units: batch, warm-up and horizon in tokens.
+(parametrization: standard). The horizon is that of a budget without the optimizer's own FLOPs, which follow from the
+batch: with Muon it is longer than the run, and a tenth of it is more of the run. Units: batch, warm-up
+and horizon in tokens.
 """
 
 import math
