@@ -36,6 +36,7 @@ from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN
 from isoflop.scaling.table.runs import final_rows, is_runs, replicate_columns
 from isoflop.scaling.table.schedules.read_curves import CurveTable, read_curves
+from isoflop.scaling.table.studies.listing import without_held_out
 
 if TYPE_CHECKING:  # loaded for a table with arms or mixtures
     from isoflop.scaling.arms.multiplier import Multipliers
@@ -83,6 +84,16 @@ def reason(error: Exception) -> str:
     return first if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {first}"
 
 
+def _ends(table: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each run, the final one if it finished; any other table as it is."""
+    if not is_runs(table):
+        return table
+    finished = (table["final"] & (table["state"] == "done")).to_numpy()
+    others = ~table["run_id"].isin(table.loc[finished, "run_id"])
+    last = others & ~table["run_id"].duplicated(keep="last")
+    return table[finished | last].reset_index(drop=True)
+
+
 @dataclass
 class Evidence:
     """A table, the conventions it is read by, and the law; None: the one that the scoreboard prefers.
@@ -100,11 +111,13 @@ class Evidence:
     runs: tuple[str, ...] = ()
     against: str = "flops"
     done: dict[str, Any] = field(default_factory=dict, repr=False)
+    _whole: pd.DataFrame = field(init=False, repr=False)  # with the runs at the budgets of study.hold_out
     _scoring: BackgroundCall | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name that no table could make right."""
-        self.table = as_frame(self.table)
+        self._whole = as_frame(self.table)
+        self.table = without_held_out(self._whole)
         if self.law is not None:
             self.law = law_name(self.law)
             get_law(self.law)
@@ -114,13 +127,8 @@ class Evidence:
 
     @part
     def ends(self) -> pd.DataFrame:
-        """The table without the evaluations along the way: the last row of each run, the final one if it finished."""
-        if not is_runs(self.table):
-            return self.table
-        finished = (self.table["final"] & (self.table["state"] == "done")).to_numpy()
-        others = ~self.table["run_id"].isin(self.table.loc[finished, "run_id"])
-        last = others & ~self.table["run_id"].duplicated(keep="last")
-        return self.table[finished | last].reset_index(drop=True)
+        """The table without the evaluations along the way."""
+        return _ends(self.table)
 
     @part
     def points(self) -> Points:
@@ -174,8 +182,16 @@ class Evidence:
 
     @part
     def held_out(self) -> HoldOut:
-        """Every candidate law fitted without the largest compute and tested on it."""
-        return hold_out(self.points, self._threshold(), self._laws(), objective=self.objective)
+        """Every candidate law fitted without the largest compute and tested on it, or on the budgets above all others
+        that study.hold_out names."""
+        data, threshold = self.points, self._threshold()
+        if self._whole is not self.table:
+            ends = _ends(self._whole)
+            kept, above = ends["run_id"].isin(self.ends["run_id"]), ends["flops"] > self.ends["flops"].max()
+            if above.any():
+                threshold = float(data.frame["flops"].max())
+                data = points(ends[kept | above], params=self.params, compute=self.compute, inputs=self._inputs())
+        return hold_out(data, threshold, self._laws(), objective=self.objective)
 
     @part
     def scoreboard(self) -> Scoreboard:
@@ -415,7 +431,7 @@ class Evidence:
         # Runs of equal seeds differ in something that no column holds, and so may those of unequal ones.
         noise = cells[(cells["seeds"] > 1) & (cells["seeds"] == cells["runs"])].drop(columns="runs")
         if noise.empty:
-            raise UnsupportedError("no cell was trained with more than one seed: seed noise is not measured")
+            raise UnsupportedError("no cell was trained with more than one seed")
         return noise.sort_values(["n_params", "tokens"], kind="stable", ignore_index=True)
 
     @part

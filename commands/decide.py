@@ -156,7 +156,8 @@ def predict(
             context, "--ledger shows forecasts that were made, --score TABLE scores them, and a new one is added by "
             f"--register {ledger} alone", "ledger", "register", "as_json", *scored,
         )  # fmt: skip
-        kept = _ledger(ledger, register, load(score, mapping, where, study, sheet, best=best) if score else None)
+        made = load(score, mapping, where, study, sheet, best=best, keep_held_out=True) if score else None
+        kept = _ledger(ledger, register, made)
         emit(kept.to_dict(), str(kept), as_json)
         return
     if (table is None) == (from_law is None):
@@ -189,7 +190,7 @@ def predict(
         refuse(context, "these are of a run's curve, which --run names", "schedule", "cooldown", "final_fraction")
     data = load(
         table, mapping, where, study, sheet, best=best, laws=laws, keep_unfinished=run is not None,
-        inputs=_of_experts() if memory is not None else (),
+        keep_held_out=run is not None or score is not None, inputs=_of_experts() if memory is not None else (),
     )  # fmt: skip
     if run is not None:
         from isoflop.scaling.prediction.curves.run_forecast import predict_run
@@ -224,7 +225,7 @@ def predict(
         emit(scored_runs.to_dict(), str(scored_runs), as_json)
         return
     if runs is not None:
-        target = load(runs, mapping, where, None, sheet, laws=laws)
+        target = load(runs, mapping, where, None, sheet, laws=laws, keep_held_out=True)
         held = predict_table(data, target, laws, params=params, compute=compute)
         emit(held.to_dict(), str(held), as_json)
         refuse_failed(held.refused if laws else {})

@@ -143,7 +143,7 @@ def compare(
     """
     from isoflop.scaling.selection.comparison import comparison
 
-    data = load(table, mapping, where, study, sheet, best=best, laws=laws)
+    data = load(table, mapping, where, study, sheet, best=best, laws=laws, keep_held_out=above is not None)
     with Steps() as step:
         found = comparison(
             data,

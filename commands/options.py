@@ -332,12 +332,14 @@ def load(
     inputs: "Sequence[Column]" = (),
     outcome: str = "loss",
     keep_unfinished: bool = False,
+    keep_held_out: bool = False,
 ) -> "pd.DataFrame":
     """The table of a command, read with its --map, --where, --study, --sheet and --best-of; guesses go to stderr.
 
     `labels` are columns of names besides the usual ones, `laws` those that the command names, whose columns --map may
     name too, as may it `inputs`; `outcome` is the column that the table is about. Runs that did
-    not finish are left out, unless `keep_unfinished`.
+    not finish are left out, unless `keep_unfinished`, and those at the budgets of study.hold_out, unless
+    `keep_held_out`.
     """
     from isoflop.scaling.imports.read_table import read_table
     from isoflop.scaling.laws import columns_read, law_names
@@ -348,7 +350,7 @@ def load(
     read = read_table(
         table, mapping=pairs(mapping, "--map"), where=where, study=study, sheet=sheet, labels=labels,
         inputs=(*(columns_read(law_names(laws)) if laws else ()), *inputs), outcome=outcome,
-        keep_unfinished=keep_unfinished,
+        keep_unfinished=keep_unfinished, keep_held_out=keep_held_out,
     )  # fmt: skip
     if guessed := read.attrs["guessed"]:
         typer.echo(f"{table}: {'; '.join(guessed)}", err=True)

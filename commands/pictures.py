@@ -63,7 +63,7 @@ def report(
 
     keep_freed_memory()
     written = write_report(
-        load(table, mapping, where, study, sheet, best=best, laws=law), out,
+        load(table, mapping, where, study, sheet, best=best, laws=law, keep_held_out=True), out,
         law=law, params=params, compute=compute, n_draws=bootstrap, seed=seed,
         command=shlex.join(["isoflop", *sys.argv[1:]]), paper=paper,
     )  # fmt: skip
@@ -107,7 +107,7 @@ def plot(
     evidence = Evidence(
         load(
             table, mapping, where, study, sheet, laws=law, keep_unfinished=figure == "bands",
-            inputs=get_figure(figure).reads,
+            keep_held_out=True, inputs=get_figure(figure).reads,
         ),
         law=law, params=params, compute=compute, runs=names, against="flops" if against is None else against,
     )  # fmt: skip
@@ -146,6 +146,6 @@ def share(
         raise ValueError("share takes SOURCE and --to DIR, or --check DIR")
     from isoflop.experiments.finished.bundle import write_bundle
 
-    table = load(source, mapping, where, study, sheet)
+    table = load(source, mapping, where, study, sheet, keep_held_out=True)
     written = write_bundle(table, to, licence=licence)
     emit(written.to_dict(), str(written), as_json)

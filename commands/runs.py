@@ -99,7 +99,7 @@ def status(
             "--watch", help="look again every 2 s while a cell is to be trained; of a table: its curves, once"
         ),
     ] = False,
-    every: Annotated[bool, typer.Option("--runs", help="the id of every finished run, also of many")] = False,
+    every: Annotated[bool, typer.Option("--runs", help="the id of every run that is done or stopped")] = False,
     where: Where = None,
     mapping: Map = None,
 ) -> None:
@@ -112,7 +112,7 @@ def status(
         refuse(context, "of a table --watch looks at curves", "every")
         from isoflop.scaling.prediction.curves.watch import watch_curves
 
-        seen = watch_curves(load(runs, mapping, where, keep_unfinished=True))
+        seen = watch_curves(load(runs, mapping, where, keep_unfinished=True, keep_held_out=True))
         emit(seen.to_dict(), str(seen), as_json)
         return
     refuse(context, "a runs folder is shown as a whole; status --watch TABLE reads a table", "where", "mapping")

@@ -26,7 +26,8 @@ from isoflop.experiments.sweep.plan import status as store_status
 from isoflop.experiments.sweep.train_job import train_trunks
 from isoflop.experiments.training.process import torch_as_new
 from isoflop.scaling.table.read import as_table
-from isoflop.scaling.table.runs import of_study, read_runs
+from isoflop.scaling.table.runs import Listed, of_study, read_runs
+from isoflop.scaling.table.studies.listing import read_study
 
 
 class RunError(RuntimeError):
@@ -36,7 +37,8 @@ class RunError(RuntimeError):
 
 
 def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
-    """Train what a study lacks, as `isoflop run experiment=STUDY ...` does, and return the table of its runs.
+    """Train what a study lacks, as `isoflop run experiment=STUDY ...` does, and return the table of its runs,
+    those of its rounds among them.
 
     `study` is a file of conf/experiment, or of the folder given by --config-dir among the `overrides`; without one the
     overrides describe the cells. Interrupt it and call it again: it goes on from there. Works in a notebook, any number
@@ -53,17 +55,20 @@ def run(study: str = "", overrides: Sequence[str] = ()) -> pd.DataFrame:
     code = run_study(arguments)
     specs = compose_all(arguments)
     store = open_store(specs[0].runs)
-    arms = {cell.run_id: cell.arm for spec in specs for cell in load(spec)[0].cells}
-    states = store.states(arms).set_index("run_id")["state"]
+    cells: dict[str, Listed] = {cell.run_id: cell for spec in specs for cell in load(spec)[0].cells}
+    for spec in specs:
+        if spec.study.rounds.count and spec.study.name in store.studies():
+            cells = {**read_study(store.root, spec.study.name).runs, **cells}
+    states = store.states(cells).set_index("run_id")["state"]
     stops = any(spec.study.stop for spec in specs)
     missing = states[~states.isin([*SETTLED, *([STOPPED] if stops else [])])]
     if code or len(missing):
         listed = ", ".join(f"{run_id} {state}" for run_id, state in missing.head(3).items())
         raise RunError(
-            f"{len(missing)} of {len(arms)} cells have no result ({listed or f'exit code {code}'}); "
+            f"{len(missing)} of {len(cells)} cells have no result ({listed or f'exit code {code}'}); "
             f"isoflop.status({str(store.root)!r}) says why, and the same call goes on"
         )
-    return as_table(of_study(read_runs(store.root), arms), store.root, {}, None, [], is_study=True)
+    return as_table(of_study(read_runs(store.root), cells), store.root, {}, None, [], is_study=True)
 
 
 def plan(

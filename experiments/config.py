@@ -196,7 +196,7 @@ class StudySpec:
     replicates: list[ReplicateSpec] = field(default_factory=list)
     arms: dict[str, Any] = field(default_factory=dict)  # name: the parts of the experiment that it sets
     vary: dict[str, Any] = field(default_factory=dict)  # key: values, each with every other: optim.learning_rate: [..]
-    hold_out: list[float] = field(default_factory=list)  # budgets that the report fits without, then predicts
+    hold_out: list[float] = field(default_factory=list)  # budgets left out of every fit; the report predicts them
     mixtures: MixturesSpec = field(default_factory=MixturesSpec)
     rounds: RoundsSpec = field(default_factory=RoundsSpec)
     stop: str = ""  # decided: runs end early where the rest tells little of the exponent a; half of the FLOPs at most

@@ -28,7 +28,7 @@ class SlurmLauncherConf:
     gres: str | None = None  # gpu:1
     mem: str | None = None  # 8G
     job_name: str = "isoflop"
-    more: list[str] = field(default_factory=list)  # further options of sbatch, as typed: --exclude=node7
+    more: list[str] = field(default_factory=list)  # further options of sbatch, in quotes: '--exclude=node7'
     setup: list[str] = field(default_factory=list)  # lines of shell that come first on the node: module load cuda
     command: list[str] = field(default_factory=list)  # what runs isoflop there; [] is this Python, -m isoflop
     inner: str = "joblib"  # the launcher inside a task

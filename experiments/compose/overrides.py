@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 
 from isoflop.experiments.compose.messages import UsageError, first_sentence
 from isoflop.experiments.config import ExperimentConfig, no_flag
+from isoflop.experiments.study.rules import overruled
 
 GROUPS = ("model", "data", "optim", "schedule", "experiment")  # folders of conf
 # What these hold has names of its own.
@@ -100,15 +101,19 @@ def split_overrides(overrides: Sequence[str], loader: ConfigLoader) -> list[list
 
 
 def check_overrides(overrides: Sequence[str], spec: ExperimentConfig) -> None:
-    """Refuse keys of a single cell on the command line of a study, which would ignore them."""
-    for override in overrides if spec.study.sizes or spec.study.cells else ():
+    """Refuse keys that the configuration would ignore: those of a single cell on the command line of a study, and those
+    that a rule of the optimizer sets."""
+    study = spec.study if spec.study.sizes or spec.study.cells else None
+    for override in overrides:
         key = override.split("=")[0].lstrip("+")
-        if key in SETS_THE_GRID:
+        if study and key in SETS_THE_GRID:
             study_key = "study.seeds" if key == "seed" else "study.sizes"
             raise UsageError(
-                f"{override}: study {spec.study.name!r} sets this by {study_key}; override {study_key}"
+                f"{override}: study {study.name!r} sets this by {study_key}; override {study_key}"
                 f"=[...], or leave the study out to run a single cell"
             )
+        if why := overruled(spec.optim, [key]):
+            raise UsageError(f"{override.lstrip('+')}: {why}")
 
 
 def plain_text(value: object) -> str:

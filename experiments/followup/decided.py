@@ -15,9 +15,11 @@ import pandas as pd
 
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig
+from isoflop.experiments.followup.some_done import check_some_done
 from isoflop.experiments.store.store import SETTLED, STOPPED, Store, is_over, open_store
 from isoflop.experiments.study.cell import Cell, row_steps
 from isoflop.experiments.study.check import DECIDED
+from isoflop.experiments.study.same_runs import told_apart
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.launch import load
 from isoflop.experiments.sweep.train_job import listing
@@ -56,6 +58,7 @@ def run_decided(specs: Sequence[ExperimentConfig], run: Run) -> int:
         code = max(code, run([spec], until))
         if not _all_over(spec.runs, until):
             return code
+        check_some_done(open_store(spec.runs), spec.study.name, until, f"study.stop={DECIDED} has nothing to decide by")
     _conclude(open_store(spec.runs), study, plan, made)
     return code
 
@@ -100,11 +103,12 @@ def _conclude(store: Store, study: Study, plan: Plan, made: Decision) -> None:
     ends = forecast_ends(plan, *rows_so_far(str(store.root), made.extents), made.extents)
     states = store.states([cell.run_id for cell in study.cells]).set_index("run_id")
     stopped = [cell for cell in study.cells if states.loc[cell.run_id, "state"] not in SETTLED]
+    apart = told_apart(study.cells)
     for cell in stopped:
         if cell.run_id in ends and store.run_file(cell.run_id).exists():
             _write_end(store, cell, ends[cell.run_id])
         if states.loc[cell.run_id, "state"] != STOPPED:
-            store.record(**{**listing(cell), "state": STOPPED, "step": 0})
+            store.record(**{**listing(cell, apart), "state": STOPPED, "step": 0})
     left = (
         f"trained to their ends they would move the exponent of the frontier by about {made.moves:.3f} (one standard "
     )

@@ -227,7 +227,6 @@ def _trained(
     with redirect_stdout(sys.stderr):
         code = train([*study.overrides, *_cells(pairs), *dropped])
     every = _runs_of(study, pairs)
-    arms = {cell.run_id: cell.arm for cell in every}
     pair = {cell.run_id: f"{cell.size} {_budget(cell):g} {cell.seed}" for cell in every}
     store = open_store(study.runs)
     wanted = [cell.run_id for cell in every if cell.arm in (study.baseline, *active)]
@@ -237,7 +236,7 @@ def _trained(
             f"{len(missing)} of {len(wanted)} runs of the gate have no result ({missing[0]} {states[missing[0]]}, exit "
             f"code {code}); isoflop status {study.runs} says why, and the same command goes on"
         )
-    table = of_study(read_runs(store.root), arms)
+    table = of_study(read_runs(store.root), {cell.run_id: cell for cell in every})
     return table.assign(gate_pair=table["run_id"].map(pair), created_at="")
 
 

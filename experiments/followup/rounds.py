@@ -14,9 +14,11 @@ from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import ExperimentConfig, RoundsSpec
 from isoflop.experiments.files import write_json
 from isoflop.experiments.followup.next_study import cells_of, checked_goal, runnable
+from isoflop.experiments.followup.some_done import check_some_done
 from isoflop.experiments.followup.template import template_of
 from isoflop.experiments.store.rounds import kept_round, requested, round_file, round_name
 from isoflop.experiments.store.store import SETTLED, Store, open_store
+from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.check import check_rounds
 from isoflop.experiments.sweep.launch import load, make_launch
 from isoflop.scaling.design.planning import plan_from_table
@@ -44,9 +46,10 @@ def run_rounds(sets: Sequence[ArgumentSet], compose: Compose, run: Run) -> int:
     code = run([spec])
     for k in range(1, request.count + 1):
         store = open_store(spec.runs)
-        known = {cell.run_id: cell.arm for one in done for cell in load(one)[0].cells}
+        known = {cell.run_id: cell for one in done for cell in load(one)[0].cells}
         if not store.states(known)["state"].isin(SETTLED).all():
             return code
+        check_some_done(store, spec.study.name, known, "no round can follow")
         name = _name(spec, k)
         answer = _answer(store, name, request, known) or _ask(store, name, request, known)
         print(f"\nround {k} of {request.count}: {answer['said']}\n", flush=True)
@@ -91,8 +94,8 @@ def _answer(store: Store, name: str, request: RoundsSpec, known: Iterable[str] |
     return kept if kept is None or known is None or kept["known"] == digest_of(known) else None
 
 
-def _ask(store: Store, name: str, request: RoundsSpec, known: Mapping[str, str]) -> dict[str, Any]:
-    """Fit the known runs, each in its arm, choose the next cells and keep the answer."""
+def _ask(store: Store, name: str, request: RoundsSpec, known: Mapping[str, Cell]) -> dict[str, Any]:
+    """Fit the known runs, each in its arm and at its budget, choose the next cells and keep the answer."""
     table = of_study(read_runs(store.root), known)
     runs = final_rows(table)
     budget, target = request.budget, request.target

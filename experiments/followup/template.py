@@ -25,6 +25,7 @@ from isoflop.experiments.training.checkpoint import BRANCH, TRUNK, saved
 from isoflop.models.config import FAMILIES, OPTIONS, PLAIN, ModelConfig, family_named
 from isoflop.read_json import check_shape
 from isoflop.scaling.table.bundle.manifest import CONFIGS_FILE, is_bundle, read_configs
+from isoflop.scaling.table.migrate import OF_OPTIMIZER, OF_SCHEDULE
 from isoflop.scaling.table.where import keeping
 
 PARTS = (
@@ -38,11 +39,10 @@ COLUMNS = {
     "optim.learning_rate": "peak_learning_rate", "optim.weight_decay": "weight_decay",
     "optim.batch_size": "batch_size", "schedule.name": "schedule",
     "schedule.warmup_steps": "warmup_steps",
+    **{f"optim.{name}": name for name in OF_OPTIMIZER},
+    **{f"schedule.{name}": name for name in (*OF_SCHEDULE, "cooldown_shape")},
 }  # fmt: skip
-UNRECORDED = (
-    "data.source", "data.eval_tokens", "optim.beta1", "optim.beta2", "optim.eps", "optim.clip_norm", "optim.base_width",
-    "schedule.cooldown_fraction", "schedule.cooldown_shape",
-)  # fmt: skip
+UNRECORDED = ("data.source", "data.eval_tokens")
 NOT_RECORDED = "the table does not record "
 
 
@@ -178,10 +178,10 @@ def _from_columns(runs: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], list[s
     settings: dict[str, dict[str, Any]] = {"data": {}, "optim": {}, "schedule": {}}
     mixed = []
     for key, column in COLUMNS.items():
-        if columns[column].isna().all():
+        if _empty(columns[column]):
             continue
         section, _, name = key.partition(".")
-        settings[section][name] = _most(columns[column])
+        settings[section][name] = type(getattr(SECTIONS[section](), name))(_most(columns[column]))
         if columns[column].nunique() > 1:
             values = sorted(columns[column].unique())
             mixed.append(
@@ -194,7 +194,12 @@ def _from_columns(runs: pd.DataFrame) -> tuple[dict[str, dict[str, Any]], list[s
 
 def _unrecorded(runs: pd.DataFrame) -> list[str]:
     """The settings that a run table does not hold: those of UNRECORDED, and those whose column is empty."""
-    return [*UNRECORDED, *(key for key, column in COLUMNS.items() if column in runs and runs[column].isna().all())]
+    return [*UNRECORDED, *(key for key, column in COLUMNS.items() if column in runs and _empty(runs[column]))]
+
+
+def _empty(values: pd.Series) -> bool:
+    """Whether no run has a value of a setting: a table of before it was kept."""
+    return bool((values.isna() | (values == "")).all())
 
 
 def _most(values: pd.Series) -> Any:

@@ -169,9 +169,11 @@ def _apart(found: Sequence[Bowl], along: str) -> Callable[[Bowl], dict[str, Any]
 
 
 def _last_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The last row of every run, with `budget`: FLOPs where cells met a budget of FLOPs, else tokens."""
+    """The last row of every run, with `budget`: FLOPs where cells met a budget of FLOPs, else tokens. Runs of one cell
+    have one, however many budgets came to its steps."""
     last = table.sort_values("step").groupby("run_id", as_index=False).tail(1).copy()
-    last["budget"] = last["budget_flops"].where(last["budget_flops"].notna(), last["horizon_tokens"])
+    cells = last.groupby([*SETTING[:-1], "d_model", "n_layer", "horizon_tokens"], dropna=False)
+    last["budget"] = cells["budget_flops"].transform("min").fillna(last["horizon_tokens"])
     last.loc[last["state"] == "diverged", "loss"] = math.inf
     return last
 

@@ -21,9 +21,9 @@ ENOUGH = 2  # sizes with an optimum inside the grid, for a setting
 def train_and_read(overrides: Sequence[str]) -> pd.DataFrame:
     """The runs of the studies that these overrides describe, trained where they are missing."""
     specs = compose_all(overrides)
-    arms = {cell.run_id: cell.arm for spec in specs for cell in load(spec)[0].cells}
+    cells = {cell.run_id: cell for spec in specs for cell in load(spec)[0].cells}
     run_study(overrides)  # not 0 where a run diverged or failed: a bowl can do without it
-    return of_study(read_runs(Path(specs[0].runs)), arms)
+    return of_study(read_runs(Path(specs[0].runs)), cells)
 
 
 def tune(table: pd.DataFrame, axis: str, limit: float, along: str = "width") -> dict[str, Any]:

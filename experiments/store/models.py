@@ -14,6 +14,7 @@ from isoflop.models.language_model import LanguageModel
 from isoflop.models.weights import WEIGHTS_FILE, load_weights
 from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE
 from isoflop.scaling.table.runs import of_study, read_runs
+from isoflop.scaling.table.studies.listing import Entry, read_study
 
 
 def weights_file(store: Store, run_id: str) -> Path:
@@ -47,7 +48,7 @@ class Trained:
     @cached_property
     def final(self) -> dict:
         """The last row of the run."""
-        return of_study(read_runs(self.store.run_file(self.run_id)), {self.run_id: self.arm}).iloc[-1].to_dict()
+        return of_study(read_runs(self.store.run_file(self.run_id)), {self.run_id: Entry(self.arm)}).iloc[-1].to_dict()
 
     @cached_property
     def config(self) -> RunConfig:
@@ -95,17 +96,20 @@ def find_trained(store: Store, run_id: str) -> Trained:
 
 
 def finished(store: Store, study: str) -> list[Trained]:
-    """The finished runs of a study that kept their weights. Raises StoreError if it was not launched here."""
+    """The finished runs of a study and its rounds that kept their weights.
+
+    Raises StoreError if it was not launched here.
+    """
     known = store.studies()
     if study not in known:
         near = difflib.get_close_matches(study, known, n=1)
         raise StoreError(
             f"--study {study}: {store.root}: no study {study!r}; there are {', '.join(near or known) or 'none'}"
         )
-    arms = {cell["run_id"]: cell.get("arm") for cell in known[study]["cells"]}
-    states = store.states(arms)
+    runs = read_study(store.root, study).runs
+    states = store.states(runs)
     done = states.loc[states["state"] == "done", "run_id"]
-    return [Trained(store, run_id, arms[run_id]) for run_id in done if weights_file(store, run_id).exists()]
+    return [Trained(store, run_id, runs[run_id].arm) for run_id in done if weights_file(store, run_id).exists()]
 
 
 def _not_one(run_id: str, matching: list[str], known: list[str]) -> str:

@@ -12,11 +12,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isoflop.experiments.config import ExperimentConfig, no_flag
 from isoflop.experiments.study.mixtures import mixed
+from isoflop.experiments.study.rules import overruled
 from isoflop.experiments.study.sizes import load_size
 from isoflop.experiments.study.takes import reason, refused
 
 MOST_COMBINATIONS = 10_000  # of the values of study.vary
 ARM_SETS = ("model", "data", "optim", "schedule", "budget", "study")
+OF_ALL_ARMS = ("study.name", "study.hold_out", "study.stop", "study.rounds", "study.arms")
 
 
 class ArmError(ValueError):
@@ -37,17 +39,25 @@ def variants(config: ExperimentConfig) -> Iterator[ExperimentConfig]:
         vary = {key: _values(key, given) for key, given in arm.study.vary.items()}
         if (count := prod(map(len, vary.values()))) > MOST_COMBINATIONS:
             raise ArmError(f"study.vary has {count:,} combinations of values; at most {MOST_COMBINATIONS:,}")
-        set_here = [f"model.{key}" for key in (patch or {}).get("model") or {}]
+        set_here = list(_keys(patch or {}))
         arm.study.arms, arm.study.vary, arm.arm = {}, {}, name
         try:
             plain = cast(ExperimentConfig, OmegaConf.to_object(arm))
         except OmegaConfBaseException as error:
             raise ArmError(f"study.arms.{name}: {reason(error)}") from error
-        _check_shape(f"study.arms.{name}", plain, set_here)
+        _check_used(f"study.arms.{name}", plain, set_here)
         _check_varied(vary)
         for one in _varied(plain, list(vary.items()), {}):
-            _check_shape("study.vary", one, vary)
+            _check_used("study.vary", one, vary)
             yield from mixed(one)
+
+
+def _check_used(where: str, variant: ExperimentConfig, keys: Iterable[str]) -> None:
+    """Raise ArmError for a key that another setting of the variant replaces."""
+    _check_shape(where, variant, keys)
+    for key in keys:
+        if why := overruled(variant.optim, [key]):
+            raise ArmError(f"{where}.{key}: {why}")
 
 
 def _check_shape(where: str, variant: ExperimentConfig, keys: Iterable[str]) -> None:
@@ -72,13 +82,19 @@ def _values(key: str, given: object) -> list:
 def _patched(base: DictConfig, name: str, patch: Mapping) -> DictConfig:
     if not isinstance(patch, Mapping):
         raise ArmError(f"study.arms.{name} must hold keys of {', '.join(ARM_SETS)}; not {patch!r}")
-    _check_keys(f"study.arms.{name}", patch)
+    _check_keys(f"study.arms.{name}", [*patch, *_keys(patch)])
     if wrong := next(filter(None, _no_flags(patch)), ""):
         raise ArmError(f"study.arms.{name}: {wrong}")
     try:
         return cast(DictConfig, OmegaConf.merge(base, patch))
     except OmegaConfBaseException as error:
         raise ArmError(f"study.arms.{name}: {reason(error)}") from error
+
+
+def _keys(patch: Mapping, above: str = "") -> Iterator[str]:
+    """The keys that a patch sets, as they are typed: model.d_model."""
+    for key, value in patch.items():
+        yield from _keys(value, f"{above}{key}.") if isinstance(value, Mapping) else [f"{above}{key}"]
 
 
 def _no_flags(patch: Mapping, above: str = "") -> Iterator[str]:
@@ -134,6 +150,9 @@ def _changed(part: Any, dotted: str, value: object) -> Any:
 
 
 def _check_keys(where: str, keys: Iterable[object]) -> None:
+    """Raise ArmError for a key that is of no group that may be set here, or of the whole study."""
     for key in keys:
+        if str(key) in OF_ALL_ARMS or str(key).startswith(tuple(f"{one}." for one in OF_ALL_ARMS)):
+            raise ArmError(f"{where}.{key}: it is of the whole study, not of some of its runs; set {key} itself")
         if not isinstance(key, str) or key.split(".")[0] not in ARM_SETS:
             raise ArmError(f"{where} may set keys of {', '.join(ARM_SETS)}; not {key!r}")

@@ -82,7 +82,7 @@ def check_study(config: ExperimentConfig) -> list[ExperimentConfig]:
                 vocab_size=VOCABULARY, context_length=variant.data.context_length, **dataclasses.asdict(spec)
             )
             resolve(variant.optim, variant.schedule, model, TOKENS)
-    _check_hold_out(config)
+    _check_hold_out(config.study, {flops for variant in checked for flops in _budgets(variant)})
     return checked
 
 
@@ -225,10 +225,14 @@ def _check_replicates(config: ExperimentConfig) -> None:
                 raise StudyError(f"study.replicates names budget {flops:g}, which is not in study.budgets")
 
 
-def _check_hold_out(config: ExperimentConfig) -> None:
-    for flops in config.study.hold_out:
-        if flops not in _budgets(config):
-            raise StudyError(f"study.hold_out names budget {flops:g}, which is not in study.budgets")
+def _check_hold_out(study: StudySpec, budgets: set[float]) -> None:
+    """Raise StudyError for a budget to hold out that no arm has."""
+    for flops in study.hold_out:
+        if flops not in budgets:
+            there = ", ".join(f"{one:g}" for one in sorted(budgets)) or "none in FLOPs"
+            raise StudyError(
+                f"study.hold_out names budget {flops:g}, which is not in study.budgets, of any arm ({there})"
+            )
 
 
 def _check_arms(study: Study) -> None:
@@ -247,7 +251,7 @@ def _check_arms(study: Study) -> None:
 
 def _check_room(cell: Cell) -> None:
     end = cell.branch_step if cell.schedule.name == "wsd" else cell.steps
-    if cell.warmup >= end:
+    if cell.warmup >= max(1, end):  # a cooldown may begin with the first step
         raise StudyError(
             f"{cell.label}: {cell.steps} steps leave no room for schedule.warmup_steps={cell.warmup}"
             " and the cooldown; raise the budget or shorten the warm-up"

@@ -4,12 +4,15 @@ Rules set batch, learning rate, beta2 and warm-up: they are where a search start
 
 A rule is resolved to plain numbers before a cell is made, so a cell carries and hashes the numbers, never the rule's
 name. What a rule does not set stays as written. Rates of published rules are for one rate over all tensors
-(parametrization: standard). Units: batch, warm-up and horizon in tokens.
+(parametrization: standard). The horizon is that of a budget without the optimizer's own FLOPs, which follow from the
+batch: with Muon it is longer than the run, and a tenth of it is more of the run. Units: batch, warm-up
+and horizon in tokens.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from isoflop.experiments.config import OptimSpec, ScheduleSpec
 from isoflop.experiments.study.optimizers import check
@@ -26,6 +29,17 @@ class Setting:
     warmup_tokens: float | None = None
     warmup_by_memory: bool = False  # 2 / (1 - beta2) steps, once beta2 is known
 
+
+# What a `Setting` sets, by its fields.
+KEYS = {
+    "batch_tokens": "optim.batch_size",
+    "learning_rate": "optim.learning_rate",
+    "beta2": "optim.beta2",
+    "warmup_tokens": "schedule.warmup_steps",
+    "warmup_by_memory": "schedule.warmup_steps",
+}
+ANY_MODEL = ModelConfig("transformer", vocab_size=256, context_length=64, n_layer=2, d_model=16, n_head=2)
+ANY_TOKENS = 1e9  # a rule sets the same keys of every cell
 
 MOST_WARMUP = 0.1  # of a run, where the optimiser's memory asks for more
 
@@ -61,6 +75,34 @@ def resolve(
     if warmup_tokens is not None:
         schedule = replace(schedule, warmup_steps=max(1, math.ceil(warmup_tokens / (batch_size * length))))
     return optim, schedule
+
+
+def overruled(optim: OptimSpec, keys: Iterable[str]) -> str:
+    """Which setting of `optim` replaces the value of one of these keys (`optim.learning_rate`), and what keeps it; ""
+    where none does."""
+    by = dict.fromkeys(_set_by(optim.rule), f"optim.rule={optim.rule} sets it; optim.rule=''")
+    if optim.beta2_half_life is not None:
+        by["optim.beta2"] = f"optim.beta2_half_life={optim.beta2_half_life:g} sets it; optim.beta2_half_life=null"
+    return next((f"{by[key]} keeps the value" for key in keys if key in by), "")
+
+
+@cache
+def _set_by(rule: str) -> tuple[str, ...]:
+    """The keys that a rule sets."""
+    setting = RULES[rule](ANY_MODEL, ANY_TOKENS) if rule in RULES else Setting()
+    return tuple(key for name, key in KEYS.items() if getattr(setting, name))
+
+
+def unused(optim: OptimSpec, schedule: ScheduleSpec) -> list[str]:
+    """A line for each value, of a file or of what an arm replaces, that another setting of `optim` replaces."""
+    written = {"optim": (optim, OptimSpec()), "schedule": (schedule, ScheduleSpec())}
+    lines = []
+    for key in dict.fromkeys(KEYS.values()):
+        group, _, name = key.partition(".")
+        value, default = (getattr(spec, name) for spec in written[group])
+        if value != default and (why := overruled(optim, [key])):
+            lines.append(f"{key}={value} is not used: {why}")
+    return lines
 
 
 def _olmo(model: ModelConfig, tokens: float) -> Setting:

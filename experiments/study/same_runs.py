@@ -1,4 +1,5 @@
-"""Cells of one study that were written differently and are one run: settings between them that do nothing."""
+"""Which settings tell the cells of a study apart: those that a label does not name, and those that do nothing, between
+cells that were written differently and are one run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -6,8 +7,10 @@ from typing import Any
 
 from isoflop.experiments.study.cell import Cell
 
+Apart = dict[str, dict[str, Any]]
 SHOWN = 4  # values of a setting, or arms, that a line names
 _LABELS = ("arm", "size", "budget_flops", "data.name")  # say which cell it is
+_FOLLOW = ("steps", "corpus_id", "initial.folder", "initial.parent")  # from the others
 
 
 def same_runs(cells: Iterable[Cell]) -> tuple[tuple[Cell, ...], ...]:
@@ -42,6 +45,26 @@ def idle_settings(groups: Sequence[Sequence[Cell]]) -> str:
         return "no setting differs in them"
     said = ", ".join(f"{key} ({_some(values[key])})" for key in named)
     return f"{said} {'make' if len(named) > 1 else 'makes'} no difference in them"
+
+
+def told_apart(cells: Iterable[Cell]) -> Apart:
+    """By run id the settings, as they are typed, in which a cell differs from the others of its label."""
+    groups: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.label, {})[cell.run_id] = cell
+    apart: Apart = {}
+    for alike in (group for group in groups.values() if len(group) > 1):
+        flats = {run_id: _flat(asdict(cell)) for run_id, cell in alike.items()}
+        keys = dict.fromkeys(key for flat in flats.values() for key in flat if key not in (*_LABELS, *_FOLLOW))
+        differ = [key for key in keys if len({repr(flat.get(key)) for flat in flats.values()}) > 1]
+        apart |= {run_id: {key: flat.get(key) for key in differ} for run_id, flat in flats.items()}
+    return apart
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Settings as a line for a reader: learning_rate=0.001 beta2=0.9."""
+    shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in settings.items()}
+    return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in shown.items())
 
 
 def _flat(plain: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from isoflop.experiments.data.domains.interleave import counts
 from isoflop.experiments.study.arms import variants
 from isoflop.experiments.study.cell import Cell, group_by_trunk, trunk_steps
 from isoflop.experiments.study.optimizers import optimizer_flops
-from isoflop.experiments.study.rules import resolve
+from isoflop.experiments.study.rules import resolve, unused
 from isoflop.experiments.study.same_runs import same_runs, same_runs_warning
 from isoflop.experiments.study.sizes import load_size, name_of
 from isoflop.models.config import ModelConfig, n_matrices, training_flops_per_token
@@ -124,7 +124,7 @@ def expand(config: ExperimentConfig, corpora: CorpusOf, made: Iterable[Experimen
     for variant in variants(config) if made is None else made:
         corpus = corpora(variant.data)
         train_tokens[corpus.corpus_id] = corpus.train_tokens
-        warned |= dict.fromkeys(corpus.warnings)
+        warned |= dict.fromkeys([*corpus.warnings, *unused(variant.optim, variant.schedule)])
         if variant.data.mixture:
             windows[corpus.corpus_id] = {one["name"]: one["windows"] for one in corpus.domains}
         if variant.study.cells:

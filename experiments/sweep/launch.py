@@ -35,7 +35,7 @@ from isoflop.experiments.store.store import (
 from isoflop.experiments.study.cell import Cell
 from isoflop.experiments.study.check import checked_study
 from isoflop.experiments.study.engine import engine_name
-from isoflop.experiments.study.same_runs import same_runs, same_runs_warning
+from isoflop.experiments.study.same_runs import same_runs, same_runs_warning, told_apart
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import (
     at_once,
@@ -331,12 +331,13 @@ def readable_disk_errors(runs: str) -> Iterator[None]:
 def _write(launch: Launch, store: Store, typed: Sequence[str]) -> None:
     """What the jobs read, and what `isoflop status` and `isoflop retry` know of the launch."""
     waiting = {trunk_id for job in launch.jobs for trunk_id in job.trunk_ids}
+    apart = told_apart(cell for study in launch.studies for cell in study.cells)
     for part in launch.parts:
         for trunk_id, trunk in part.due.trunks.items():
             if (
                 trunk_id in waiting and part.key != part.where.cells
             ):  # else written by the launch that this is a task of
-                work = work_of(part.study, trunk, part.where, part.until)
+                work = work_of(part.study, trunk, part.where, part.until, apart)
                 write_work(store, work, part.corpora(trunk[0].data), part.key)
     states = store.states([cell.run_id for cell in launch.cells])
     further = (states["state"] == STOPPED) & (states["run_id"].map(launch.states) == "planned")
@@ -353,7 +354,8 @@ def _write(launch: Launch, store: Store, typed: Sequence[str]) -> None:
         due = [cell for study in group for cell in study.cells if whole or wanted(cell, launch.where)]
         if due:
             held = {flops for study in group for flops in study.hold_out}
-            store.write_study(name, [listing(c) | {"launch": launch_id} for c in due], hold_out=held, whole=whole)
+            listed = [listing(cell, apart) | {"launch": launch_id} for cell in due]
+            store.write_study(name, listed, hold_out=held, whole=whole)
 
 
 def _print_changes(launch: Launch, store: Store) -> None:

@@ -3,8 +3,9 @@
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import pandas as pd
 
@@ -17,6 +18,7 @@ from isoflop.experiments.cost.shape_key import place
 from isoflop.experiments.cost.speed_file import known_speed, speed_of_card
 from isoflop.experiments.store.store import SETTLED, STATES, Store
 from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.same_runs import Apart, in_words, told_apart
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.afford import afford, afford_text
 from isoflop.experiments.sweep.calibrate import SECONDS, measure, unknown_shapes
@@ -36,7 +38,9 @@ def plan(launch: Launch, *, minutes: float | None = None, dollars: float | None 
     says which runs these pay for (`afford`). Raises UsageError where the launch with its rounds, or what of it was
     chosen, would cost more than where.max_dollars.
     """
-    made: dict = {"speed": launch.speed.source, "studies": [_plan_study(study, launch) for study in launch.studies]}
+    apart = told_apart(cell for study in launch.studies for cell in study.cells)
+    studies = [_plan_study(study, launch, apart) for study in launch.studies]
+    made: dict = {"speed": launch.speed.source, "studies": studies}
     cost = _price([job.cells for job in launch.alone], launch)
     rounds = rounds_price(launch, here=True)
     if rounds is not None:
@@ -78,13 +82,17 @@ def speed_for(specs: Sequence[ExperimentConfig], calibrate: bool | None, card: s
     return known_speed(place(where), where.threads)
 
 
-def _plan_study(study: Study, launch: Launch) -> dict:
+def _plan_study(study: Study, launch: Launch, apart: Apart) -> dict:
     states = {cell.run_id: launch.states[cell.run_id] for cell in study.cells}
     jobs = [job for job in launch.jobs if job.cells[0].run_id in states]
     left = [one.cells for job in jobs for one in job.parts or (job,)]
+    cells = [
+        _cell(cell, study.epochs(cell), states[cell.run_id], launch.speed, apart.get(cell.run_id, {}))
+        for cell in study.cells
+    ]
     return {
         "study": study.name,
-        "cells": [_cell(cell, study.epochs(cell), states[cell.run_id], launch.speed) for cell in study.cells],
+        "cells": cells,
         "dropped": [vars(dropped) for dropped in study.dropped],
         "warnings": list(study.warnings),
         "hold_out": list(study.hold_out),
@@ -107,7 +115,7 @@ def _price(trunks: Sequence[Sequence[Cell]], launch: Launch) -> Price:
     return price_of(trunks, workers, devices_of(launch.where, workers), launch.where, launch.speed)
 
 
-def _cell(cell: Cell, epochs: float, state: str, speed: Speed) -> dict:
+def _cell(cell: Cell, epochs: float, state: str, speed: Speed, settings: Mapping[str, Any]) -> dict:
     return {
         "run_id": cell.run_id,
         "trunk_id": cell.trunk_id,
@@ -119,6 +127,7 @@ def _cell(cell: Cell, epochs: float, state: str, speed: Speed) -> dict:
         "n_params": n_matrices(cell.model),
         "tokens": cell.horizon_tokens,
         "tokens_per_param": cell.tokens_per_param,
+        "settings": dict(settings),
         "epochs": epochs,
         "steps": cell.steps,
         "flops": cell.training_flops,
@@ -181,7 +190,12 @@ def _packs_text(packs: Sequence[int]) -> list[str]:
 
 
 def _but_for_seed(cell: dict) -> tuple:
-    return cell["size"], cell["arm"], cell["steps"], cell["learning_rate"], cell["epochs"]
+    return cell["size"], cell["arm"], cell["steps"], cell["learning_rate"], cell["epochs"], in_words(cell["settings"])
+
+
+def _further(cell: dict) -> str:
+    """The settings that tell a cell from others of its size, budget and rate, in words."""
+    return in_words({key: value for key, value in cell["settings"].items() if key != "optim.learning_rate"})
 
 
 def _row(cells: list[dict]) -> tuple[str, ...]:
@@ -190,7 +204,8 @@ def _row(cells: list[dict]) -> tuple[str, ...]:
     states = {cell["state"]: sum(other["state"] == cell["state"] for other in cells) for cell in cells}
     text = " ".join(f"{n} {state}" if len(cells) > 1 else state for state, n in states.items())
     return (
-        f"{c['arm']} {c['size']}".strip(), f"{c['n_params']:,}", f"{c['tokens']:,}", f"{c['tokens_per_param']:.3g}",
+        f"{c['arm']} {c['size']} {_further(c)}".strip(),
+        f"{c['n_params']:,}", f"{c['tokens']:,}", f"{c['tokens_per_param']:.3g}",
         f"{c['epochs']:.2f}", f"{c['steps']:,}", f"{c['flops']:.3g}", f"{c['learning_rate']:.3g}",
         f"{c['seconds'] / 60:.2f}",
         _ranges(sorted({cell["seed"] for cell in cells})), text,
@@ -212,9 +227,9 @@ def _counts(states: pd.DataFrame, run_ids: Iterable[str]) -> dict[str, int]:
 
 
 def status_text(value: dict, *, every: bool = False) -> str:
-    """The state of a store as lines for a reader: counts, cells that ended otherwise or are at work, and those done.
+    """The state of a store as lines for a reader: counts, cells at work or that went wrong, and those stopped or done.
 
-    Of more than LISTED done cells, `every` one is listed where that is requested.
+    Of more than LISTED cells that ended so, `every` one is listed where that is requested.
     """
     table = [("study", *STATES), *((name, *map(str, counts.values())) for name, counts in value["studies"].items())]
     lines = _columns([*table, ("all", *map(str, value["counts"].values()))])
@@ -225,10 +240,17 @@ def status_text(value: dict, *, every: bool = False) -> str:
             lines.append(
                 f"{cell['state']:9} {cell['run_id']}  {cell['label']}  {place}{beat}  {_reason(cell)}".rstrip()
             )
-    done = [f"{'done':9} {cell['run_id']}  {cell['label']}" for cell in value["cells"] if cell["state"] == "done"]
-    if len(done) > LISTED and not every:
-        done = [f"{'done':9} {len(done)} cells, whose ids isoflop status {value['runs']} --runs lists"]
-    return "\n".join([f"{value['runs']}", *lines, *done])
+    ended = [line for state in ("stopped", "done") for line in _ended(value, state, every=every)]
+    return "\n".join([f"{value['runs']}", *lines, *ended])
+
+
+def _ended(value: dict, state: str, *, every: bool) -> list[str]:
+    """The lines of the cells in a state that needs nothing to be done."""
+    cells = [cell for cell in value["cells"] if cell["state"] == state]
+    if len(cells) > LISTED and not every:
+        return [f"{state:9} {len(cells)} cells, whose ids isoflop status {value['runs']} --runs lists"]
+    step = "  step {step}/{steps}" if state == "stopped" else ""
+    return [f"{state:9} {cell['run_id']}  {cell['label']}{step.format(**cell)}" for cell in cells]
 
 
 def _reason(cell: dict) -> str:

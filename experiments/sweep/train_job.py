@@ -14,6 +14,7 @@ other. Whoever reads a file computes the run ids anew: a file of another version
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import sys
@@ -39,6 +40,7 @@ from isoflop.experiments.store.running import RunningCurve
 from isoflop.experiments.store.store import SETTLED, STOPPED, Store, StoreError, is_over, open_store
 from isoflop.experiments.study.cell import Cell, from_plain, to_plain
 from isoflop.experiments.study.engine import Engine, decide
+from isoflop.experiments.study.same_runs import Apart, in_words
 from isoflop.experiments.study.study import Study
 from isoflop.experiments.sweep.pool import at_work, elsewhere
 from isoflop.experiments.training.checkpoint import prune
@@ -112,9 +114,18 @@ class WorkFile(TypedDict):
     until: NotRequired[dict[str, int]]
 
 
-def work_of(study: Study, cells: Sequence[Cell], where: WhereSpec, until: Mapping[str, int] | None = None) -> Work:
-    """What is to be done of one trunk of a study, under `where`. Raises EngineError for what cannot work."""
-    listings = {cell.run_id: listing(cell) for cell in cells}
+def work_of(
+    study: Study,
+    cells: Sequence[Cell],
+    where: WhereSpec,
+    until: Mapping[str, int] | None = None,
+    apart: Apart | None = None,
+) -> Work:
+    """What is to be done of one trunk of a study, under `where`; `apart` is of all cells of the launch.
+
+    Raises EngineError for what cannot work.
+    """
+    listings = {cell.run_id: listing(cell, apart or {}) for cell in cells}
     stops = {cell.run_id: steps for cell in cells if (steps := (until or {}).get(cell.run_id, cell.steps)) < cell.steps}
     return Work(study.name, study.hold_out, tuple(cells), listings, decide(cells[0], where), until=stops)
 
@@ -175,10 +186,11 @@ def _read_work(store: Store, trunk_id: str, key: str) -> Work:
     return Work(value["study"], tuple(value["hold_out"]), cells, listings, engine, prepared, until)
 
 
-def listing(cell: Cell) -> dict:
-    """The fields of a cell in the store's list of a study."""
+def listing(cell: Cell, apart: Apart) -> dict:
+    """The fields of a cell in the store's list of a study; `apart` has the settings that tell it from its like."""
+    label = f"{cell.label} {in_words(apart.get(cell.run_id, {}))}".rstrip()
     return {
-        "run_id": cell.run_id, "trunk_id": cell.trunk_id, "label": cell.label, "size": cell.size, "arm": cell.arm,
+        "run_id": cell.run_id, "trunk_id": cell.trunk_id, "label": label, "size": cell.size, "arm": cell.arm,
         "seed": cell.seed, "steps": cell.steps, "branch_step": cell.branch_step, "flops": cell.training_flops,
         "budget_flops": cell.budget_flops,
     }  # fmt: skip
@@ -381,11 +393,18 @@ def _settle(cell: Cell, rows: list[dict], store: Store, work: Work) -> None:
     if last["state"] == STOPPED:
         step = work.until[cell.run_id]
     if last["state"] == "diverged":
-        error = f"loss is {last['loss']:.4g} at step {last['step']}, learning rate {last['learning_rate']:.3g}"
+        error = _diverged(last)
     store.record(
         cell.run_id, last["state"], step=step, seconds=float(last["wall_seconds"]), error=error,
         engine=last["engine"],
     )  # fmt: skip
+
+
+def _diverged(last: dict) -> str:
+    """What ended a run that diverged, by its last row."""
+    finite = math.isfinite(last["loss"])
+    guess = f", no better than a guess (ln V = {math.log(last['vocab_size']):.4g})," if finite else ""
+    return f"loss is {last['loss']:.4g}{guess} at step {last['step']}, learning rate {last['learning_rate']:.3g}"
 
 
 @contextmanager

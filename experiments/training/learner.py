@@ -24,7 +24,7 @@ from isoflop.experiments.training.gather import Gather, gatherer, to_device
 from isoflop.experiments.training.initial import start
 from isoflop.experiments.training.noise_scale import EVERY, FORGET, from_halves, in_tokens
 from isoflop.experiments.training.optimizer import Optimizer, build_optimizer
-from isoflop.experiments.training.rows import Measurement
+from isoflop.experiments.training.rows import Measurement, at_most, only_guesses
 from isoflop.models.language_model import LanguageModel
 from isoflop.models.parametrization import new_model
 from isoflop.models.step.training_step import accumulate, choose
@@ -57,7 +57,8 @@ class Learner:
         self.mixture = corpus.mixture(cell.data) if cell.data.mixture else None
         self.domains = len(self.mixture.shares) if self.mixture else 1
         remember_orders(ORDERS * self.domains)
-        self.guess = (1 - 1e-6) * math.log(cell.model.vocab_size)  # rounding apart
+        self.guess = math.log(cell.model.vocab_size)
+        self.first_loss = self._first_loss()
         self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.noise = torch.zeros(2, dtype=torch.float64, device=device)  # sums of `noise_scale`
@@ -182,12 +183,19 @@ class Learner:
 
     @property
     def healthy(self) -> bool:
-        """Whether every loss since the last row is a number, and the last row beats guessing all tokens alike.
+        """Whether every loss since the last row is a number, and the last row behind the warm-up beats a guess, or is
+        of a run that comes down from above one."""
+        rows = [m for m in self.measurements if not m.between]
+        finite = math.isfinite(self.loss_sum.item()) and all(math.isfinite(m.loss) for m in rows[-1:])
+        guesses = bool(rows) and rows[-1].step > self.cell.warmup and only_guesses(rows, self.guess, self.first_loss)
+        return finite and not guesses
 
-        A step size far too large need not end in NaN: logits that are huge, or all equal, lose to ln V just as well.
-        """
-        last = next((m.loss for m in reversed(self.measurements) if not m.between), 0.0)
-        return math.isfinite(self.loss_sum.item()) and last < self.guess
+    def _first_loss(self) -> float:
+        """The loss of the first weights: ln V where the head is 0, else what they have at most, two standard errors
+        above what they have on the windows of a row, so that a rate that changes nothing is not taken for a wall."""
+        if self.cell.initial is None and not self.cell.model.tied:
+            return self.guess
+        return at_most(evaluate(self.model_step, self._few(), self.domains))
 
     def measure(self, steps: int, *, windows: Tensor | None = None, between: bool = False) -> Evaluation:
         """Evaluate on `windows` (W, T + 1), by default a few held-out ones, evenly spread; a row is added.

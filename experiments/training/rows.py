@@ -12,9 +12,13 @@ import torch
 from isoflop.experiments.data.batches import Corpus, count_windows
 from isoflop.experiments.data.domains.interleave import counts
 from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.training.evaluate import Evaluation
 from isoflop.models.config import count_params, flops_per_token, n_active, n_total
 from isoflop.scaling.table.evaluations.domains import Domain, written
+from isoflop.scaling.table.migrate import OF_OPTIMIZER, OF_SCHEDULE
 from isoflop.scaling.table.runs import code_version
+
+ROUNDING = 1e-6  # of ln V, the loss of a guess
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,25 @@ class Measurement:
     noise_scale: float = math.nan  # of the gradient, over the last steps mostly, tokens
     domains: list[float] = field(default_factory=list)  # held-out loss of each domain of a mixture, nats/token
     between: bool = False  # one of `rows_between`: it changes nothing in the other rows
+
+
+def only_guesses(rows: Sequence[Measurement], guess: float, first_loss: float) -> bool:
+    """Whether the last row is no better than `guess` (ln V, nats/token) and none of a run on its way down to it.
+
+    A step size far too large need not end in NaN: logits that are huge, or all equal, lose to ln V just as well. A run
+    whose first weights had more than ln V, a tied head's or those of a run on other text, may take its time; it has
+    lost once it is back above `first_loss`, or above ln V after a row clearly below, or calls all tokens alike.
+    """
+    last = rows[-1]
+    if last.loss < (1 - ROUNDING) * guess:
+        return False
+    alike = abs(last.loss - guess) <= ROUNDING * guess and not last.loss_se > ROUNDING * guess
+    return alike or last.loss >= (1 - ROUNDING) * first_loss or any(at_most(row) < guess for row in rows)
+
+
+def at_most(found: Evaluation | Measurement) -> float:
+    """The loss on other windows than those it was measured on: two standard errors more."""
+    return found.loss + (0.0 if math.isnan(found.loss_se) else 2 * found.loss_se)
 
 
 def run_rows(
@@ -95,6 +118,8 @@ def _constants(cell: Cell, corpus: Corpus) -> dict:
         "schedule": cell.schedule.name,
         "peak_learning_rate": cell.optim.learning_rate,
         "weight_decay": cell.optim.weight_decay,
+        **{name: float(getattr(cell.optim, name) or 0.0) for name in OF_OPTIMIZER},
+        **{name: getattr(cell.schedule, name) for name in (*OF_SCHEDULE, "cooldown_shape")},
         "warmup_tokens": cell.schedule.warmup_steps * cell.batch_tokens,
         "horizon_tokens": cell.horizon_tokens,
         "budget_flops": cell.budget_flops,

@@ -56,11 +56,11 @@ def train_trunk(
 
     `folder` holds the trunk's checkpoints, from which training goes on; with None nothing is written. `keep` is given
     the model of a cell that reached its horizon and its final evaluation, before the cell is yielded. A cell whose loss
-    stops being a number, or is no better than a guess, ends as "diverged" with the rows up to there. `make` makes the
-    learner: `Learner` for one process, or one of `parallel.follow.learner_class`. `engine` is what `decide` gave for
-    these cells, where somebody has called it. A cell that `until` names by its run id ends as "stopped" after so many
-    steps, if it has more, with the rows up to there. Raises ValueError for cells of different trunks or corpora, and
-    for a cell that cannot be trained as `where` says.
+    stops being a number, or is no better than a guess (`rows.only_guesses`), ends as "diverged" with the rows up to
+    there. `make` makes the learner: `Learner` for one process, or one of `parallel.follow.learner_class`. `engine` is
+    what `decide` gave for these cells, where somebody has called it. A cell that `until` names by its run id ends as
+    "stopped" after so many steps, if it has more, with the rows up to there. Raises ValueError for cells of different
+    trunks or corpora, and for a cell that cannot be trained as `where` says.
     """
     cells = sorted(cells, key=lambda cell: cell.steps)
     _check(cells, corpus, where)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.table.migrate import OF_OPTIMIZER, OF_SCHEDULE
 from isoflop.scaling.table.runs import COLUMNS, NAMES
 
 _DTYPE = {"string": "str", "int64": "int64", "float64": "float64", "bool": "bool"}
@@ -143,7 +144,7 @@ def _row(run: dict, tokens: int, loss: float, *, final: bool) -> dict:
         "corpus_id": "simulated", "tokenizer_id": "bytes", "eval_id": "simulated", "loss_floor": np.nan,
         "bytes_per_token": 1.0, "unique_tokens": unique, "epochs": tokens / unique,
         "optimizer": "none", "parametrization": "none", "schedule": "wsd", "peak_learning_rate": 0.02,
-        "weight_decay": 0.0,
+        "weight_decay": 0.0, **dict.fromkeys((*OF_OPTIMIZER, *OF_SCHEDULE), np.nan), "cooldown_shape": "",
         "warmup_tokens": 25 * BATCH_TOKENS, "step": tokens // BATCH_TOKENS, "tokens": tokens,
         "batch_tokens": BATCH_TOKENS, "learning_rate": 0.0 if final else 0.02,
         "phase": "cooldown" if final else "constant",

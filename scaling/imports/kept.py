@@ -8,6 +8,7 @@ from isoflop.scaling.laws import columns_read, law_names
 from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.columns import OPTIONAL
 from isoflop.scaling.table.law_inputs import components
+from isoflop.scaling.table.migrate import OF_OPTIMIZER, OF_SCHEDULE
 
 # Made of every run by `assemble`, each from the columns that may hold it.
 _MADE = ("run_id", "arm", "seed", "n_params", "tokens", "flops", "batch_tokens", "peak_learning_rate")
@@ -15,7 +16,7 @@ _SETTINGS = (
     "family", "n_layer", "d_model", "n_head", "d_ff", "context_length", "tied", "norm", "activation", "positions",
     "experts_per_token", "corpus_id", "tokenizer_id", "eval_id", "bytes_per_token", "optimizer", "parametrization",
     "schedule", "weight_decay", "warmup_tokens", "mixture", "dtype", "batch_sequences", "steps_to_target",
-    "target_loss",
+    "target_loss", *OF_OPTIMIZER, *OF_SCHEDULE, "cooldown_shape",
 )  # fmt: skip
 KEPT = tuple(
     name for name in dict.fromkeys((*OPTIONAL, *(column.name for column in columns_read(law_names())), *_SETTINGS))

@@ -34,6 +34,7 @@ def read_table(
     inputs: Sequence[Column] = (),
     outcome: str = "loss",
     keep_unfinished: bool = False,
+    keep_held_out: bool = True,
 ) -> pd.DataFrame:
     """The table at `path` with its columns renamed by `mapping` (ours -> yours) and its rows kept by `where`.
 
@@ -42,7 +43,8 @@ def read_table(
     a folder of histories. `study` keeps the runs that one study of a runs folder lists, `sheet` names one of a
     spreadsheet, `labels` are more columns of names, `inputs` further columns that a law reads, which `mapping` may name
     (`isoflop.laws.columns_read` lists those of a law), `outcome` the column that the table is about. Runs that did not
-    finish are left out, unless `keep_unfinished`. `attrs` carries
+    finish are left out, unless `keep_unfinished`; those at the budgets of study.hold_out stay, unless `keep_held_out`
+    is False. `attrs` carries
     "source", "notes" (what was renamed, assumed and filtered; "guessed" of them what the user did not ask for),
     "mapping", "loss_unit", and "study" where one was named.
     Raises TableError naming the file and the remedy, RunTableError for a runs folder that is not one, or TypeError for
@@ -58,7 +60,7 @@ def read_table(
     path = _as_path(path)
     read = partial(
         read_plain, path, mapping=mapping, where=where, study=study, sheet=sheet, labels=labels, inputs=inputs,
-        outcome=outcome, keep_unfinished=keep_unfinished,
+        outcome=outcome, keep_unfinished=keep_unfinished, keep_held_out=keep_held_out,
     )  # fmt: skip
     if study or sheet or not path.exists() or (path / "cells").is_dir() or is_bundle(path):
         return read()

@@ -8,17 +8,20 @@ import pandas as pd
 SHAPE = ("n_params_active", "norm", "activation", "positions", "experts", "experts_per_token")
 BITS = ("weight_bits", "activation_bits")
 FULL_BITS = 32  # before runs could round, none did
-KEPT = ("weight_decay", "noise_scale")  # numbers that nothing else tells
-ADDED = (*SHAPE, "engine", *BITS, *KEPT, "mixture")
+OF_OPTIMIZER = ("beta1", "beta2", "eps", "clip_norm", "momentum", "base_width", "base_depth")
+OF_SCHEDULE = ("cooldown_fraction", "final_fraction")
+KEPT = ("weight_decay", "noise_scale", *OF_OPTIMIZER, *OF_SCHEDULE)  # numbers that nothing else tells
+TEXTS = ("engine", "mixture", "cooldown_shape")
+ADDED = (*SHAPE, *TEXTS, *BITS, *KEPT)
 
 
 def complete(frame: pd.DataFrame) -> pd.DataFrame:
     """A run table with the columns of ADDED in every row; rows that have them are left as they are.
 
-    The engine of runs that do not state it is unknown, "", and so are KEPT, NaN. Those without a mixture have none, "".
+    Of runs that do not state them the engine and the shape of the cooldown are unknown, "", and so are KEPT, NaN. Those
+    without a mixture have none, "".
     """
-    texts = ("engine", "mixture")
-    frame = frame.assign(**{name: frame[name].fillna("") if name in frame else "" for name in texts})
+    frame = frame.assign(**{name: frame[name].fillna("") if name in frame else "" for name in TEXTS})
     frame = frame.assign(**{name: frame[name].fillna(FULL_BITS) if name in frame else FULL_BITS for name in BITS})
     frame = frame.assign(**{name: frame.get(name, np.nan) for name in KEPT})
     missing = frame["n_params_active"].isna() if {*SHAPE} <= {*frame} else pd.Series(True, index=frame.index)

@@ -4,15 +4,12 @@ A table needs `loss`, and `n_params` and `tokens` or `flops`. What was renamed o
 `frame.attrs["notes"]`; values that no law can take are an error that names the rows.
 """
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
 
-from isoflop.read_json import read_json
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.bundle.hub import address, fetch, on_hub
 from isoflop.scaling.table.bundle.manifest import is_bundle, read_manifest, table_of
@@ -24,7 +21,8 @@ from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.formats.run_rows import as_runs
 from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, words
-from isoflop.scaling.table.runs import DamagedRunsError, RunTableError, is_run_table, is_runs, of_study, read_runs
+from isoflop.scaling.table.runs import DamagedRunsError, RunTableError, is_run_table, is_runs, read_runs
+from isoflop.scaling.table.studies.listing import BUDGET, all_runs, chosen_runs, without_held_out
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.where import ConditionError, matching_rows
 
@@ -44,6 +42,7 @@ def read_table(
     inputs: Sequence[Column] = (),
     outcome: str = "loss",
     keep_unfinished: bool = False,
+    keep_held_out: bool = True,
 ) -> pd.DataFrame:
     """A runs folder or a file of rows, its columns renamed by `mapping` (ours -> yours), its rows kept by `where`.
 
@@ -53,12 +52,13 @@ def read_table(
     `mapping` may name them, and the table may lack size, tokens and compute where it reads none of these. `outcome` is
     the column that the table is about. A column under a usual alias, with its unit in its name, is taken and noted
     (`columns.resolve`); runs that did not finish are left out and counted, unless `keep_unfinished`: a curve of one is
-    a curve.
+    a curve. Without `keep_held_out` so are those at the budgets of study.hold_out, of the study named or the only one
+    of the folder, unless `where` is about budgets.
 
     `attrs` carries "source", "notes" (what was renamed and filtered; "guessed" of them what the user did not ask for),
-    "loss_unit", "mapping", "states_chosen" (whether runs that did not finish were to stay), and "study" where one was
-    named. The index counts the rows of the file from 0, also after filtering. Raises TableError, or RunTableError for a
-    runs folder that is not one, or runs that cannot be used.
+    "loss_unit", "mapping", "states_chosen" (whether runs that did not finish were to stay), and "study" and "held_out"
+    (the runs at the budgets of study.hold_out) where there are such. The index counts the rows of the file from 0, also
+    after filtering. Raises TableError, or RunTableError for a runs folder that is not one, or runs that cannot be used.
     """
     mapping = dict(mapping or {})
     notes: list[str] = []
@@ -67,9 +67,10 @@ def read_table(
     frame, is_study = _read(path, mapping, notes, sheet, labels)
     shared = read_manifest(path)["study"] if is_bundle(path) else ""
     if study and study != shared:
-        frame = _of_study(frame, path, study, shared, notes)
+        frame = chosen_runs(frame, path, study, notes, shared=shared)
     elif path.is_dir() and not is_bundle(path):
-        notes += _arms_apart(frame, path)
+        frame = all_runs(frame, path, notes)
+    held = () if BUDGET in str(where) else frame.attrs.get("held_out", ())
     try:
         table = as_table(
             frame, path, mapping, where, notes, is_study=is_study, inputs=inputs, outcome=outcome,
@@ -81,8 +82,8 @@ def read_table(
         raise
     if study or shared:
         table.attrs["study"] = study or shared
-    table.attrs["source"] = source
-    return table
+    table.attrs |= {"source": source} | ({"held_out": held} if held else {})
+    return table if keep_held_out else without_held_out(table)
 
 
 def as_table(
@@ -142,60 +143,6 @@ def without_embeddings(found: Resolved, mapping: Mapping[str, str]) -> bool:
 def _chosen_by_state(frame: pd.DataFrame, where: str | None) -> bool:
     """Whether the user's own filter reads the column that says how runs ended, or what was planned."""
     return any(found is not None and found[0] in str(where) for found in (unfinished(frame), short_of_plan(frame)))
-
-
-def _of_study(frame: pd.DataFrame, path: Path, study: str, shared: str, notes: list[str]) -> pd.DataFrame:
-    if not path.is_dir():
-        raise TableError(f"{path}: --study {study} needs a runs folder; for a file use --where")
-    known = _listings(path)
-    if study not in known:
-        there = ", ".join(known) or shared or "none"
-        raise TableError(f"{path}: --study {study}: no such study here (there are: {there}){hint(study, known)}")
-    kept = of_study(frame, _arms_of(known[study]))
-    if kept.empty:
-        raise TableError(f"{path}: --study {study}: no run of it has finished")
-    notes.append(f"study {study}: {kept['run_id'].nunique()} of {frame['run_id'].nunique()} runs in the store")
-    return kept
-
-
-def _arms_apart(frame: pd.DataFrame, path: Path) -> list[str]:
-    """A note where studies of a runs folder have runs of this table under other arms than its column says."""
-    own = dict(zip(frame["run_id"], frame["arm"], strict=True))
-    apart: dict[str, int] = {}
-    for study, file in _listings(path).items():
-        with contextlib.suppress(TableError):  # a listing that --study would refuse says nothing here
-            arms = _arms_of(file)
-            apart[study] = sum(arm is not None and own.get(run_id, arm) != arm for run_id, arm in arms.items())
-    said = ", ".join(f"{count} in study {study}" for study, count in apart.items() if count)
-    if not said:
-        return []
-    return [f"runs that studies share have the arm of the first one here, and another {said}: name one with --study"]
-
-
-def _listings(path: Path) -> dict[str, Path]:
-    """The files of the studies in a runs folder, by their names."""
-    return {file.stem: file for file in sorted(path.glob("studies/*.json"))}
-
-
-class _Cell(TypedDict):
-    run_id: str
-    arm: NotRequired[str]
-
-
-class _Study(TypedDict):
-    """What is read of a study's listing."""
-
-    cells: list[_Cell]
-
-
-def _arms_of(file: Path) -> dict[str, str | None]:
-    """The runs that a study listed when it was launched, each with its arm there; None in a listing without arms.
-
-    Raises TableError for a file that holds no such list.
-    """
-    remedy = "not a list of runs; launch the study again to write it anew"
-    listed = read_json(file, _Study, nan=True, error=TableError, remedy=remedy)["cells"]
-    return {cell["run_id"]: cell.get("arm") for cell in listed}
 
 
 def require(frame: pd.DataFrame, columns: Iterable[str], *, source: str = "table") -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -106,6 +106,16 @@ COLUMNS: tuple[Column, ...] = (
     Column("schedule", "string", "", "learning-rate schedule"),
     Column("peak_learning_rate", "float64", "", "base learning rate before the per-tensor rule"),
     Column("weight_decay", "float64", "", "of the weights, a step and rate; NaN in tables that did not keep it"),
+    Column("beta1", "float64", "", "AdamW: decay of the mean gradient a step; NaN where not kept, as those below"),
+    Column("beta2", "float64", "", "AdamW: decay of the mean squared gradient a step"),
+    Column("eps", "float64", "", "AdamW: added to the root of that mean"),
+    Column("clip_norm", "float64", "", "largest norm of the gradients; 0: not clipped"),
+    Column("momentum", "float64", "", "Muon: decay of the mean gradient a step"),
+    Column("base_width", "float64", "", "width that the rate is written for"),
+    Column("base_depth", "float64", "layers", "completep: depth that residual branches are written for"),
+    Column("cooldown_fraction", "float64", "", "wsd: share of the run's own steps under cooldown"),
+    Column("cooldown_shape", "string", "", "wsd: how the rate comes down; empty where not kept"),
+    Column("final_fraction", "float64", "", "share of the peak rate that the schedule ends at"),
     Column("warmup_tokens", "int64", "tokens", "tokens under warm-up"),
     Column("step", "int64", "steps", "optimiser steps taken"),
     Column("tokens", "int64", "tokens", "training tokens seen"),
@@ -256,15 +266,31 @@ def replicate_columns(table: pd.DataFrame) -> list[str]:
     return [c for c in table if (c in NAMES and c not in OF_ONE_RUN) or str(c).startswith("weight_")]
 
 
-def of_study(table: pd.DataFrame, arms: Mapping[str, str | None]) -> pd.DataFrame:
-    """The rows of the runs in `arms`, under the arm that it gives each; None leaves the one that the table has.
+class Listed(Protocol):
+    """What a study has of a run: a cell of the study, or an entry of its listing. None: not known."""
 
-    Studies that overlap share runs. A run file names the arm of the study that trained it, another study may have the
-    run in another arm.
+    @property
+    def arm(self) -> str | None:
+        """The arm that the run is in."""
+
+    @property
+    def budget_flops(self) -> float | None:
+        """The budget that it met; NaN where that was of tokens."""
+
+
+def of_study(table: pd.DataFrame, listed: Mapping[str, Listed]) -> pd.DataFrame:
+    """The rows of the runs in `listed`, with the arm and the budget that it gives each, the table's own where it gives
+    none.
+
+    Studies that overlap share runs. A run file names arm and budget of the study that trained it, another study may
+    have the run in another arm, or by another budget of as many steps.
     """
-    kept = table[table["run_id"].isin(arms)].reset_index(drop=True)
+    kept = table[table["run_id"].isin(listed)].reset_index(drop=True)
+    arms = {run_id: one.arm for run_id, one in listed.items() if one.arm is not None}
+    budgets = {run_id: one.budget_flops for run_id, one in listed.items() if one.budget_flops is not None}
     named = kept["run_id"].map(arms)
-    return kept.assign(arm=named.where(named.notna(), kept["arm"]).astype(kept["arm"].dtype))
+    own = kept["budget_flops"].where(~kept["run_id"].isin(budgets), kept["run_id"].map(budgets).astype(float))
+    return kept.assign(arm=named.where(named.notna(), kept["arm"]).astype(kept["arm"].dtype), budget_flops=own)
 
 
 def same_runs(a: pd.DataFrame, b: pd.DataFrame) -> bool:

@@ -70,3 +70,16 @@ def test_the_runs_below_the_largest_budget_are_searched_once_wherever_their_rows
     assert below < len(evidence.points)
     assert rows
     assert below not in rows
+
+
+@pytest.mark.parametrize(("held", "tested"), [([1e12], [1e12]), ([3e11, 1e12], [3e11, 1e12]), ([1e11], [1e12])])
+def test_a_report_fits_without_the_budgets_that_a_study_holds_out_and_predicts_them(held, tested):
+    """Those below another budget are in no fit, and the largest of the others is predicted."""
+    table = example("quick")
+    table.attrs["held_out"] = tuple(table.loc[table["budget_flops"].isin(held), "run_id"].unique())
+    evidence = Evidence(table, law="chinchilla")
+    assert not set(evidence.table["budget_flops"]) & set(held)
+    assert any("are held out" in note for note in evidence.notes)
+    forecast = evidence.held_out.forecasts["chinchilla"]
+    assert forecast.budgets["flops"].tolist() == pytest.approx(tested, rel=0.02)
+    assert evidence.held_out.threshold < min(tested)

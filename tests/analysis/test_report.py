@@ -263,8 +263,10 @@ def test_seed_noise_is_the_spread_over_seeds(study_law):
     noise = Evidence(table).seed_noise
     assert (noise["seeds"] == 3).all()
     assert np.sqrt((noise["sd"] ** 2).mean()) == pytest.approx(0.01, rel=0.3)
+    alone = Evidence(simulate_study(study_law, curves=False), law="chinchilla")
     with pytest.raises(UnsupportedError, match="more than one seed"):
-        _ = Evidence(simulate_study(study_law, curves=False)).seed_noise
+        _ = alone.seed_noise
+    assert summary.noise(alone).endswith("Seed noise is not measured: no cell was trained with more than one seed.")
 
 
 @pytest.mark.parametrize("setting", ["peak_learning_rate", "batch_tokens", "optimizer", "corpus_id", "arm", "unknown"])

@@ -43,6 +43,16 @@ def test_status_names_finished_runs_unless_they_are_many(typed, tmp_path):
     assert sum(line.startswith("done      r") for line in every.splitlines()) == 21
 
 
+def test_status_names_the_runs_that_were_stopped(typed, tmp_path):
+    store = create_store(tmp_path / "runs")
+    store.record("r1", "stopped", label="d8 at 1e+09 FLOPs", step=64, steps=200)
+    assert "stopped   r1  d8 at 1e+09 FLOPs  step 64/200" in typed("status", tmp_path / "runs")[1].splitlines()
+    for n in range(20):
+        store.record(f"s{n}", "stopped")
+    assert "stopped   21 cells, whose ids isoflop status" in typed("status", tmp_path / "runs")[1]
+    assert typed("status", tmp_path / "runs", "--runs")[1].count("stopped   ") == 21
+
+
 @pytest.mark.slow
 def test_plan_starts_nothing_and_knows_what_is_done(typed, text, tmp_path):
     code, out, _ = typed("plan", *text, *TINY, "--json")

@@ -56,6 +56,9 @@ TYPED = [span for span in ALL if span.startswith("isoflop ") and span not in NEE
 KEYS = (*ExperimentConfig.__dataclass_fields__, "experiment", "hydra")
 OVERRIDES = [span for span in ALL if re.match(rf"^({'|'.join(KEYS)})[./=]", span) and "=" in span]
 
+LAUNCHER = re.compile(r"`([\"']?hydra\.launcher\.[^`\n]+=[^`\n]+)`")
+LAUNCHERS = dict.fromkeys(span for page in PAGES for span in LAUNCHER.findall((ROOT / page).read_text()))
+
 
 def words(span: str) -> list[str]:
     """The words of a command with what the reader names put in."""
@@ -94,6 +97,11 @@ def test_printed_overrides_are_settings(span, folder):
     for placeholder, value in MEANT.items():
         span = span.replace(placeholder, value)
     assert compose_all([part.strip() for part in re.split(r" (?=[\w./]+=)", span.replace("'", ""))])
+
+
+@pytest.mark.parametrize("span", LAUNCHERS)
+def test_printed_options_of_a_launcher_are_options(span, folder):
+    assert compose_all(["experiment=smoke", "hydra/launcher=slurm_cpu", *shlex.split(span)])
 
 
 @pytest.mark.slow

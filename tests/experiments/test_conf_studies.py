@@ -69,7 +69,7 @@ def test_plan_tells_runs_of_different_rates_apart():
     study |= {"tokens_by_cell": 1, "sharing": 1, "done": 0, "minutes": {}, "packs": [], "device": "cpu"}
     study |= {"cost": {"devices": 1, "device_hours": 1.0, "dollars": None, "joules": None}}
     cells = expand(config, FakeCorpus()).cells
-    study["cells"] = [_cell(cell, cell.horizon_tokens / 10_000_000, "planned", REFERENCE) for cell in cells]
+    study["cells"] = [_cell(cell, cell.horizon_tokens / 10_000_000, "planned", REFERENCE, {}) for cell in cells]
     rows = [line.split() for line in plan_text({"studies": [study], "speed": ""}).splitlines() if " w128 " in line]
     rates = ("0.005", "0.0071", "0.01", "0.0141", "0.02", "0.0283", "0.04", "0.0566")
     assert [(row[0], row[8]) for row in rows[:8]] == [("mup", rate) for rate in rates]

@@ -9,6 +9,7 @@ from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.followup import decided
 from isoflop.experiments.followup.decided import plan_of, run_decided
+from isoflop.experiments.followup.template import NextStudyError
 from isoflop.experiments.store.store import open_store
 from isoflop.experiments.study.check import StudyError
 from isoflop.experiments.sweep.launch import load, make_launch, run_launch
@@ -186,3 +187,8 @@ def test_several_studies_at_once_are_refused(typed, tmp_path):
     specs = compose_all([*typed, f"runs={tmp_path}", "optim.learning_rate=.01,.02"])
     with pytest.raises(UsageError, match="decides of one study"):
         run_decided(specs, lambda *_: 0)
+
+
+def test_nothing_is_decided_of_a_study_whose_cells_all_diverged(typed, tmp_path):
+    with pytest.raises(NextStudyError, match=r"none of its \d+ cells is done, all diverged: study.stop=decided has"):
+        run([*typed, "study.sizes=[d6,d8]", f"runs={tmp_path / 'runs'}", "optim.learning_rate=1e38"])

@@ -5,15 +5,19 @@ import shutil
 
 import pytest
 
+from isoflop.experiments import app
 from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.followup import next_study, rounds
 from isoflop.experiments.followup.rounds import run_rounds
+from isoflop.experiments.followup.template import NextStudyError
+from isoflop.experiments.store.models import finished
 from isoflop.experiments.store.rounds import flops_ahead
-from isoflop.experiments.store.store import create_store
+from isoflop.experiments.store.store import create_store, open_store
 from isoflop.experiments.sweep.launch import make_launch, run_launch
 from isoflop.experiments.sweep.plan import plan, plan_text
 from isoflop.scaling.design.candidates import DesignError
+from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import read_runs
 from tests.support.sweep.launches import in_process
 from tests.support.texts import write_texts
@@ -115,6 +119,25 @@ def test_plan_and_the_cap_count_the_rounds_before_anything_is_trained(typed, tmp
     with pytest.raises(UsageError, match=r"add study\.rounds\.count=0"):
         planned(minutes=1.0)
     assert not (tmp_path / "runs").exists()
+
+
+def test_no_round_follows_a_study_whose_cells_all_diverged(typed, tmp_path):
+    message = (
+        r"study tiny: none of its 1 cells is done, all diverged: no round can follow; isoflop status .*learning_rate"
+    )
+    few = ["study.sizes=[d6]", "study.budgets=[3e8]", f"runs={tmp_path / 'runs'}", "optim.learning_rate=1e38"]
+    with pytest.raises(NextStudyError, match=message):
+        run([*typed, *few])
+
+
+@pytest.mark.slow
+def test_a_study_is_read_with_its_rounds(launched, monkeypatch):
+    overrides, folder, *_ = launched
+    monkeypatch.setattr(app, "run_study", lambda arguments: 0)
+    whole = set(read_runs(folder)["run_id"])
+    assert set(app.run(overrides=overrides)["run_id"]) == whole
+    assert set(read_table(folder, study="tiny")["run_id"]) == whole
+    assert len(finished(open_store(folder), "tiny")) == len(whole)
 
 
 @pytest.mark.slow

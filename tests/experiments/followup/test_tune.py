@@ -45,6 +45,16 @@ def test_optimum_is_recovered_exactly_without_noise():
         assert not bowl.refused
 
 
+def test_runs_of_one_cell_are_in_one_bowl_however_their_budget_was_written():
+    """A study by tokens trained the first of them, one by FLOPs the others; two budgets may come to as many steps."""
+    for lost in (math.nan, 2.00001e9):
+        runs = table(widths=(16,), budget_flops=2e9)
+        runs.loc[runs["peak_learning_rate"] < 0.02, "budget_flops"] = lost
+        (bowl,) = bowls(runs)
+        assert bowl.optimum == pytest.approx(0.02, rel=1e-9)
+        assert len(bowl.runs) == len(runs)
+
+
 def decayed(best: float, decays=(0.0, 0.03, 0.1, 0.3, 1.0)) -> pd.DataFrame:
     """Bowls of weight decays whose loss is lowest at `best`, each at rates whose best is .02."""
     runs = [table(weight_decay=w, seeds=1).assign(lift=0.2 * math.log10(max(w, 1e-3) / best) ** 2) for w in decays]

@@ -9,6 +9,7 @@ from isoflop.experiments.config import CellSpec, ExperimentConfig, OptimSpec, Sc
 from isoflop.experiments.study import arms
 from isoflop.experiments.study.arms import ArmError, variants
 from isoflop.experiments.study.cell import Cell
+from isoflop.experiments.study.check import StudyError, checked_study
 from isoflop.experiments.study.study import expand
 from tests.support.sweep.studies import CORPUS, FakeCorpus, only, single
 
@@ -137,6 +138,30 @@ def test_bad_arms_are_refused_with_the_arm_and_the_key(fields, message):
         list(variants(compared(**fields)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+OF_ALL = {
+    "hold_out": [3e9], "stop": "decided", "name": "other", "rounds": {"count": 1, "budget": 1e9, "target": 1e10},
+    "arms": {"b": {"optim": {"learning_rate": 0.1}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OF_ALL)
+def test_what_is_of_the_whole_study_is_refused_in_an_arm_and_in_vary(key):
+    with pytest.raises(ArmError, match=rf"study\.arms\.a\.study\.{key}[a-z_.]*: it is of the whole study"):
+        list(variants(compared(arms={"a": {"study": {key: OF_ALL[key]}}})))
+    with pytest.raises(ArmError, match=rf"study\.vary\.study\.{key}: .* set study\.{key} itself"):
+        list(variants(compared(arms={}, vary={f"study.{key}": [OF_ALL[key]]})))
+
+
+def test_a_budget_of_the_arms_can_be_held_out():
+    arms = {
+        name: {"study": {"sizes": ["d8"], "budgets": budgets}} for name, budgets in (("a", [1e9, 3e9]), ("b", [2e9]))
+    }
+    config = compared(arms=arms, budgets=[], hold_out=[3e9])
+    assert checked_study(config, CORPUS).hold_out == (3e9,)
+    with pytest.raises(StudyError, match=r"hold_out names budget 5e\+09, .* of any arm \(1e\+09, 2e\+09, 3e\+09\)"):
+        checked_study(replace(config, study=replace(config.study, hold_out=[5e9])), CORPUS)
 
 
 @pytest.mark.slow

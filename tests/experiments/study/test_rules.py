@@ -1,13 +1,18 @@
 """Named rules give the numbers their papers give, as plain numbers in the cell."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
+from isoflop.experiments.compose.compose import compose_all
+from isoflop.experiments.compose.messages import UsageError
 from isoflop.experiments.config import BudgetSpec, ExperimentConfig, OptimSpec, ScheduleSpec
-from isoflop.experiments.study.rules import RULES, resolve
+from isoflop.experiments.study.arms import ArmError, variants
+from isoflop.experiments.study.rules import RULES, resolve, unused
+from isoflop.experiments.study.study import expand
 from isoflop.models.config import ModelConfig, n_matrices
-from tests.support.sweep.studies import only, single
+from tests.support.sweep.studies import CORPUS, only, single
 
 MODEL = ModelConfig("transformer", vocab_size=256, context_length=64, n_layer=8, d_model=96, n_head=12)
 TOKENS = 2e7
@@ -95,10 +100,48 @@ def test_bad_rules_are_refused(optim, message):
         only(ExperimentConfig(optim=optim, budget=BudgetSpec(tokens=1e6)))
 
 
+SET = {
+    "olmo": {"optim.batch_size": 4, "optim.learning_rate": 0.02, "optim.beta2": 0.9, "schedule.warmup_steps": 30},
+    "step-law": {"optim.batch_size": 4, "optim.learning_rate": 0.02},
+    "deepseek": {"optim.batch_size": 4, "optim.learning_rate": 0.02},
+    "proportional": {"optim.beta2": 0.95, "schedule.warmup_steps": 30},  # beta2 by the half-life of its file
+    "untuned-warmup": {"optim.beta2": 0.95, "schedule.warmup_steps": 30},
+}
+
+
+@pytest.mark.parametrize(("rule", "key"), [(rule, key) for rule, keys in SET.items() for key in keys])
+def test_what_a_rule_sets_is_refused_where_it_is_typed(rule, key):
+    override, remedy = f"{key}={SET[rule][key]}", r"optim\.(rule=''|beta2_half_life=null) keeps the value"
+    with pytest.raises(UsageError, match=f"{override}: optim.* sets it; {remedy}") as refused:
+        compose_all([f"optim={rule}", "budget.tokens=1e6", override])
+    kept = re.search(remedy, str(refused.value))[0].split(" ")[0]
+    compose_all([f"optim={rule}", "budget.tokens=1e6", override, kept])  # as the message has it
+    group, _, name = key.partition(".")
+    for study in ({"arms": {"one": {group: {name: SET[rule][key]}}}}, {"vary": {key: [SET[rule][key]]}}):
+        (config,) = compose_all([f"optim={rule}", "experiment=smoke"])
+        config = replace(config, study=replace(config.study, **study))
+        with pytest.raises(ArmError, match=rf"study\.(arms\.one|vary)\.{key}: optim.* sets it; {remedy}"):
+            list(variants(config))
+
+
+def test_what_a_rule_does_not_set_may_be_typed():
+    for override in ("optim.weight_decay=0.1", "schedule.warmup_steps=30", "optim.beta2=0.9"):
+        compose_all(["optim=step-law", "budget.tokens=1e6", override])
+    compose_all(["optim=proportional", "budget.tokens=1e6", "optim.learning_rate=0.01", "optim.batch_size=4"])
+
+
+def test_a_value_of_a_file_that_a_rule_replaces_is_named():
+    (config,) = compose_all(["experiment=smoke", "optim=proportional"])
+    line = "schedule.warmup_steps=10 is not used: optim.rule=proportional sets it; optim.rule='' keeps the value"
+    assert line in expand(config, CORPUS).warnings
+    assert unused(OptimSpec(beta2=0.9, beta2_half_life=35_000.0), ScheduleSpec()) == [
+        "optim.beta2=0.9 is not used: optim.beta2_half_life=35000 sets it; "
+        "optim.beta2_half_life=null keeps the value"
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_every_rule_has_a_file():
-    from isoflop.experiments.compose.compose import compose_all
-
     for rule in RULES:
         (config,) = compose_all([f"optim={rule}"])
         assert config.optim.rule == rule

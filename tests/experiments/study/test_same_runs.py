@@ -4,6 +4,7 @@ import pytest
 
 from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.study.check import StudyError, checked_study
+from isoflop.experiments.study.same_runs import in_words, told_apart
 from tests.support.sweep.studies import FakeCorpus
 
 
@@ -57,3 +58,11 @@ def test_an_arm_that_is_another_is_refused_by_name():
     ) as e:
         study(arms)
     assert "optim.base_depth (2, 4), optim.momentum (0.95, 0.99) make no difference in them" in str(e.value)
+
+
+def test_cells_of_one_label_are_told_apart_by_their_settings():
+    found = study("study.vary={optim.weight_decay:[0,0.1],optim.beta2:[0.9,0.95]}")
+    words = {in_words(one) for one in told_apart(found.cells).values()}
+    assert words == {f"beta2={b} weight_decay={w}" for b in ("0.9", "0.95") for w in ("0", "0.1")}
+    assert len(told_apart(found.cells)) == len(found.cells)
+    assert told_apart(study("optim=olmo", "study.seeds=[0,1]").cells) == {}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,20 +14,22 @@ import torch
 
 from isoflop.experiments.config import OptimSpec, ScheduleSpec
 from isoflop.experiments.data.corpus import prepare
-from isoflop.experiments.study.cell import ROW_SHARE, curve_stride, row_steps, rows_between
+from isoflop.experiments.study.cell import ROW_SHARE, Initial, curve_stride, row_steps, rows_between
+from isoflop.experiments.study.check import StudyError, _check_room
 from isoflop.experiments.study.engine import engine_name
 from isoflop.experiments.training import trainer
 from isoflop.experiments.training.learner import Learner
 from isoflop.experiments.training.optimizer import FlatAdamW
+from isoflop.experiments.training.rows import Measurement, only_guesses, run_rows
 from isoflop.experiments.training.trainer import train_trunk
 from isoflop.models import build_model
 from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize
 from isoflop.models.step import native
 from isoflop.scaling.table.evaluations.domains import with_domains
-from isoflop.scaling.table.runs import NAMES, same_runs, validate
+from isoflop.scaling.table.runs import NAMES, replicate_columns, same_runs, validate
 from tests.support.root import ROOT
-from tests.support.training.cells import DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
+from tests.support.training.cells import CHANGES, DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +254,19 @@ def test_cosine_trains_each_cell_to_its_own_end(corpus):
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
+def test_a_wsd_that_cools_down_from_its_first_step_is_a_straight_line(corpus):
+    whole = ScheduleSpec(warmup_steps=0, cooldown_fraction=1.0, cooldown_shape="linear")
+    cells = [make(corpus, steps, schedule=whole) for steps in (100, 120)]
+    for cell in cells:
+        _check_room(cell)
+    runs = train(cells, corpus)
+    line = train([make(corpus, 120, schedule=ScheduleSpec(name="linear", warmup_steps=0))], corpus)[120]
+    assert {row["phase"] for row in runs[120]} == {"cooldown"}
+    assert [row["loss"] for row in runs[120]] == [row["loss"] for row in line]
+    with pytest.raises(StudyError, match=r"no room for schedule.warmup_steps=1 "):
+        _check_room(make(corpus, 120, schedule=replace(whole, warmup_steps=1)))
+
+
 def test_divergence_is_a_result(corpus, monkeypatch):
     cells = [make(corpus, steps) for steps in (100, 150)]
     original, calls = FlatAdamW.step, []
@@ -281,9 +297,92 @@ def test_a_model_that_only_guesses_has_diverged(corpus, learning_rate):
     assert rows[-1]["loss"] >= 0.999 * math.log(16)
 
 
+SETTINGS = {
+    "optim": {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "clip_norm": 0.5, "momentum": 0.9, "base_width": 8,
+              "base_depth": 4, "weight_decay": 0.1, "learning_rate": 0.01, "batch_size": 8, "name": "muon",
+              "parametrization": "standard"},
+    "schedule": {"name": "cosine", "warmup_steps": 20, "cooldown_fraction": 0.5, "cooldown_shape": "linear",
+                 "final_fraction": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "key"), [(group, key) for group, keys in SETTINGS.items() for key in keys])
+def test_runs_that_differ_in_a_setting_differ_in_a_column_of_their_rows(corpus, group, key):
+    """Runs that no column told apart were taken for seeds of each other."""
+    kind = {"momentum": {"name": "muon"}, "base_depth": {"parametrization": "completep"}}.get(key, {})
+    one = make(corpus, 120, **kind)
+    other = replace(one, **{group: replace(getattr(one, group), **{key: SETTINGS[group][key]})})
+    assert one.run_id != other.run_id
+    measured = [Measurement(120, 0.1, "", 2.0, 0.01, 0.0, 2.0, 0.0)]
+    rows = [pd.DataFrame(run_rows(cell, corpus, measured, state="done", device="cpu")) for cell in (one, other)]
+    told = [column for column in replicate_columns(rows[0]) if rows[0][column][0] != rows[1][column][0]]
+    assert [c for c in told if c not in ("tokens", "horizon_tokens", "flops", "flops_6nd", "epochs")]
+
+
+def test_every_setting_of_a_run_is_in_that_table():
+    fields = {"optim": asdict(OptimSpec()), "schedule": asdict(ScheduleSpec())}
+    named = {f"{group}.{key}" for group, keys in SETTINGS.items() for key in keys}
+    rules = {"optim.rule", "optim.beta2_half_life"}  # numbers by then
+    assert named == {f"{group}.{key}" for group, keys in fields.items() for key in keys} - rules
+
+
 def test_a_timid_model_has_not_diverged(corpus):
     rows = train([make(corpus, 120, learning_rate=1e-6)], corpus)[120]
     assert {row["state"] for row in rows} == {"done"}
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, 1e-9, 1e-5])
+def test_a_timid_model_with_a_tied_head_has_not_diverged(corpus, learning_rate):
+    """Its first loss is ln V and a little: rates that are too small are no wall above the good ones."""
+    cell = replace(make(corpus, 120, learning_rate=learning_rate), model=CHANGES["tied"]["model"], seed=1)
+    rows = train([cell], corpus)[120]
+    assert rows[-1]["loss"] > math.log(16)
+    assert {row["state"] for row in rows} == {"done"}
+
+
+def test_a_model_with_a_tied_head_that_only_guesses_has_diverged(corpus):
+    cell = replace(make(corpus, 120, learning_rate=1e3), model=CHANGES["tied"]["model"])
+    assert {row["state"] for row in train([cell], corpus)[120]} == {"diverged"}
+
+
+def test_a_run_from_the_weights_of_another_text_may_come_down(corpus, monkeypatch):
+    """Two rows of it are above ln V."""
+    wrong, drawn = build_model(make(corpus, 120).model), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for part in wrong.parameters():
+            part.normal_(0, 1.0, generator=drawn)
+    monkeypatch.setattr("isoflop.experiments.training.learner.start", lambda cell: wrong)
+    cell = replace(make(corpus, 400, learning_rate=1e-3), initial=Initial(Path(), "0", ""))
+    rows = train([cell], corpus)[400]
+    assert rows[1]["loss"] > math.log(16) > rows[-1]["loss"]
+    assert {row["state"] for row in rows} == {"done"}
+
+
+def test_no_run_diverges_during_its_warm_up(corpus):
+    """Its rate is far too large at step 64, and 4 times larger at step 91, the last of its warm-up."""
+    cell = make(corpus, 200, learning_rate=10.0, schedule=ScheduleSpec(warmup_steps=91))
+    rows = train([cell], corpus)[200]
+    assert [row["step"] for row in rows] == [64, 91, 128]
+    assert {row["state"] for row in rows} == {"diverged"}
+
+
+LN_V = math.log(256)
+FALLS, CAME_BACK, ALIKE, UP = [9.6, 6.5, 5.6], [5.5, 5.6], [9.6, LN_V], [5.56, 5.58]
+
+
+@pytest.mark.parametrize(
+    ("losses", "first", "lost"),
+    [(FALLS, 10.6, False), (CAME_BACK, 10.6, True), (UP, 5.57, True), (UP, LN_V, True), ([5.5], LN_V, False)],
+)
+def test_what_is_no_better_than_a_guess(losses, first, lost):
+    rows = [Measurement(64 + n, 0.1, "", loss, 0.01, 0.0, loss, 0.0) for n, loss in enumerate(losses)]
+    assert only_guesses(rows, LN_V, first) == lost
+
+
+def test_a_model_that_calls_all_tokens_alike_only_guesses():
+    rows = [Measurement(64 + n, 0.1, "", loss, 0.01 * (1 - n), 0.0, loss, 0.0) for n, loss in enumerate(ALIKE)]
+    assert only_guesses(rows, LN_V, 10.6)
+    assert not only_guesses([replace(row, loss_se=0.01) for row in rows], LN_V, 10.6)  # on its way through
 
 
 def test_divergence_in_one_cooldown_leaves_the_others(corpus, monkeypatch):
