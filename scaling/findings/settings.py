@@ -12,14 +12,17 @@ from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.laws.special_functions import fdtrc
 from isoflop.scaling.table.conventions import FORECAST_ERROR, Points
+from isoflop.scaling.table.formats.run_columns import with_roles
 from isoflop.scaling.table.law_inputs import components
+from isoflop.scaling.table.meaning import VAGUE
 from isoflop.scaling.table.runs import is_runs
 from isoflop.scaling.table.where import keeping
 
 POOLED = 0.005  # level of pooled_settings, shared by the columns of a table
 MIXTURES = "pooled_mixtures"  # the code of its Finding
 SUM = 1e-3  # that the shares of a mixture may miss 1 by
-MOST_VALUES = 12  # of a setting that is tested
+MOST_VALUES = 12  # of a setting that are tested one by one; more are put into as many groups
+WITHIN = 0.1  # least share of the spread of many numbers within cells, where they are a setting: outcomes follow size
 CELL = ("n_params", "tokens", "unique_tokens")
 EXACT = 1e-9  # standard deviation within cells below which losses differ by rounding alone
 OUTCOMES = frozenset((
@@ -30,6 +33,9 @@ LAST_RATE = "learning_rate"  # of a run table: that of its last step, which its 
 PROGRESS = frozenset((  # how far a run is, which at equal tokens tells its batch
     "step", "_step", "steps", "iter", "iters", "iteration", "iterations", "global_step", "samples", "sequences",
 ))  # fmt: skip
+TUNED = frozenset(  # settings by their names, also where every run has its own value
+    name for setting in with_roles("setting") for name in (setting, *VAGUE.get(setting, ()))
+)
 IDENTITIES = frozenset((
     "run_id", "trunk_id", "cluster", "code_version", "torch_version", "device", "created_at", "corpus_id", "name", "id",
 ))  # fmt: skip
@@ -43,7 +49,8 @@ def settings(case: Case) -> pd.DataFrame:
 def _settings(rows: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
     if rows is None:
         return pd.DataFrame(index=frame.index)
-    own = [str(c) for c in rows.columns if not (c == LAST_RATE and is_runs(rows))]
+    shares = components(map(str, rows.columns), SHARES)  # of which `_mixtures` speaks
+    own = [str(c) for c in rows.columns if not (c == LAST_RATE and is_runs(rows)) and c not in shares]
     return rows[[name for name in own if _is_setting(name, rows[name])]]
 
 
@@ -56,7 +63,7 @@ def _is_setting(name: str, values: pd.Series) -> bool:
     ):
         return False
     distinct = values.nunique(dropna=False)
-    return 1 < distinct <= max(len(values) // 2, 2)
+    return distinct > 1 and (lowered in TUNED or distinct <= max(len(values) // 2, 2))
 
 
 def replicate_keys(case: Case) -> pd.DataFrame:
@@ -147,16 +154,14 @@ def _within_cells(r: Array, column: pd.Series, cell: Array) -> tuple[float, int,
     """p of the values' effect within cells, their number, the share of the scatter explained; None: not testable."""
     level = pd.factorize(column.astype(str))[0]
     values = int(level.max()) + 1
-    if not 1 < values <= MOST_VALUES:
+    if values > MOST_VALUES:
+        level = _grouped(column, level, cell)
+    if not level.any():
         return None
-    design = np.eye(values)[level]
-    both = np.column_stack([r, design])
-    sums = np.zeros((cell.max() + 1, both.shape[1]))
-    np.add.at(sums, cell, both)
-    both = both - (sums / np.bincount(cell)[:, None])[cell]
+    both = _centred(np.column_stack([r, np.eye(level.max() + 1)[level]]), cell)
     y, x = both[:, 0], both[:, 1:]
     rank = int(np.linalg.matrix_rank(x)) if np.abs(x).max() > 1e-9 else 0
-    freedom = len(y) - len(sums) - rank
+    freedom = len(y) - len(np.unique(cell)) - rank
     if not rank or freedom < 2:
         return None
     left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
@@ -165,6 +170,28 @@ def _within_cells(r: Array, column: pd.Series, cell: Array) -> tuple[float, int,
         return None
     f = (total - rest) / rank / max(rest / freedom, 1e-300)
     return float(fdtrc(rank, freedom, f)), values, 1 - rest / max(total, 1e-300)
+
+
+def _centred(values: Array, cell: Array) -> Array:
+    """Values (n, k) less their means in each cell."""
+    sums = np.zeros((cell.max() + 1, values.shape[1]))
+    np.add.at(sums, cell, values)
+    return values - (sums / np.bincount(cell)[:, None])[cell]
+
+
+def _grouped(column: pd.Series, level: Array, cell: Array) -> Array:
+    """Many values in MOST_VALUES groups (n,): numbers with their neighbours, of others the rarest in one.
+
+    One group where numbers hardly move within cells: what a run brought out, such as a score, follows its size.
+    """
+    numbers = pd.to_numeric(column, errors="coerce")
+    if numbers.isna().any():
+        order = np.argsort(-np.bincount(level), kind="stable")
+        return np.minimum(np.argsort(order, kind="stable")[level], MOST_VALUES - 1)
+    rank = numbers.rank().to_numpy(float)[:, None]
+    if (_centred(rank, cell) ** 2).sum() < WITHIN * ((rank - rank.mean()) ** 2).sum():
+        return np.zeros(len(level), dtype=int)
+    return pd.factorize(pd.cut(rank[:, 0], MOST_VALUES))[0]
 
 
 SETTING_CHECKS: tuple[Check, ...] = (pooled, mixed)

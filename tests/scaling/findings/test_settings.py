@@ -101,6 +101,34 @@ def test_steps_say_how_far_a_run_is_and_what_they_explain_is_said_of_the_batch()
     assert _named(table.drop(columns="batch_tokens")) == ["6 values of step"]
 
 
+def swept(rates: np.ndarray) -> pd.DataFrame:
+    """Five sizes on four lengths each at every rate, with a bowl around 3e-3 and 0.3% of noise."""
+    n, d, rate = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 4), rates))
+    table = simulate_points(LAW, n, d, noise=0.003, seed=1).assign(lr=rate)
+    return table.assign(loss=table["loss"] * np.exp(0.02 * np.log10(rate / 3e-3) ** 2))
+
+
+@pytest.mark.parametrize("count", [2, 12, 13, 40])
+def test_a_setting_is_named_however_many_values_were_tried(count):
+    assert _named(swept(np.geomspace(1e-4, 1e-1, count))) == [f"{count} values of lr"]
+
+
+@pytest.mark.parametrize("kind", ["a rate of its own in every run", "many names"])
+def test_a_setting_with_a_value_for_every_run_and_many_names_are_named(kind):
+    table = swept(np.geomspace(1e-4, 1e-1, 20))
+    if kind == "many names":
+        best = np.random.default_rng(0).permutation(20)
+        table = table.assign(lr=[f"recipe {best[int(i)]}" for i in pd.factorize(table["lr"], sort=True)[0]])
+    else:
+        table["lr"] *= np.random.default_rng(0).uniform(0.9, 1.1, len(table))
+    assert _named(table) == [f"{table['lr'].nunique()} values of lr"]
+
+
+def test_a_score_of_many_values_follows_the_loss_and_is_no_setting():
+    table = grid(4, noise=0.02)
+    assert _named(table.assign(score=(9 - table["loss"]).round(2))) == []
+
+
 def _named(table: pd.DataFrame) -> list[str]:
     return [found.message.split(" stand ")[0] for found in setting_findings(table, points(table))]
 
