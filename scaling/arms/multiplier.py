@@ -27,6 +27,7 @@ from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
+from isoflop.scaling.table.runs import is_runs
 
 GRID = 161
 
@@ -173,6 +174,11 @@ def split_arms(
     if by not in table:
         raise MultiplierError(
             f"--by {by}: no column {by!r} to separate arms by; the table has {', '.join(map(str, table.columns))}"
+        )
+    if is_runs(table) and (table.groupby("run_id")[by].nunique() > 1).any():
+        lengths = "; horizon_tokens says how long each was to be" * (by in ("step", "tokens", "epochs", "flops"))
+        raise MultiplierError(
+            f"--by {by}: it changes along a run, from row to row: name a column with one value for each run{lengths}"
         )
     names = [str(a) for a in table[by].dropna().unique()]
     if len(names) < 2:

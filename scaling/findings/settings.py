@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.finding import Case, Check, Finding, rows_of
+from isoflop.scaling.laws import columns_read, law_names
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.mixtures.means import SHARES
@@ -33,6 +34,7 @@ LAST_RATE = "learning_rate"  # of a run table: that of its last step, which its 
 PROGRESS = frozenset((  # how far a run is, which at equal tokens tells its batch
     "step", "_step", "steps", "iter", "iters", "iteration", "iterations", "global_step", "samples", "sequences",
 ))  # fmt: skip
+SHAPE = ("d_model", "n_layer")  # of which --best-of takes the lowest run at each value
 TUNED = frozenset(  # settings by their names, also where every run has its own value
     name for setting in with_roles("setting") for name in (setting, *VAGUE.get(setting, ()))
 )
@@ -82,10 +84,39 @@ def _inputs(case: Case) -> list[str]:
 def pooled(case: Case) -> Iterator[Finding]:
     """Settings that vary among runs of one size and tokens and explain how their losses differ.
 
-    An F test within cells of equal inputs, the column's values as levels; level POOLED over all columns. Seeds are no
-    setting. Power .99 where two settings lie two standard deviations apart in 10 cells.
+    An F test within cells of equal size, tokens and inputs of the law, the column's values as levels; level POOLED over
+    all columns. Seeds are no setting. Power .99 where two settings lie two standard deviations apart in 10 cells.
     """
-    yield from _pooled(case.fit.residuals, settings(case), case.frame, _inputs(case))
+    inputs = _inputs(case)
+    cell = [*(name for name in CELL[:2] if name not in inputs), *inputs]
+    yield from _pooled(case.fit.residuals, settings(case), case.frame, cell)
+
+
+def unread(case: Case) -> Iterator[Finding]:
+    """Sizes or tokens that explain losses under a law that reads the other alone, tested as a setting is."""
+    inputs = _inputs(case)
+    for name, other in (CELL[:2], CELL[1::-1]):
+        if name in inputs or other not in inputs or case.frame.groupby(inputs, dropna=False)[name].nunique().max() < 2:
+            continue
+        tested = _within_cells(case.fit.residuals, case.frame[name], _cells(case.frame, inputs))
+        if tested is None or tested[0] >= POOLED:
+            continue
+        readers = [law for law in law_names() if {*inputs, name} == {c.name for c in columns_read([law])}]
+        yield Finding(
+            "unread_input", "warn",
+            f"{tested[1]} values of {name} stand in one law, which reads {' and '.join(inputs)} alone: within cells of "
+            f"these they explain {tested[2]:.0%} of the scatter (p = {tested[0]:.2g})",
+            f"fit one value ({keeping(_commonest(case, name))})"
+            + (f", or a law that reads it (--law {readers[0]})" if readers else ""), (name,),
+        )  # fmt: skip
+
+
+def _commonest(case: Case, name: str) -> dict[str, object]:
+    """The commonest value of sizes or tokens, by the column that a run table has them in."""
+    if case.rows is None or not is_runs(case.rows):
+        return {name: case.frame[name].mode()[0]}
+    name = {"n_params": "n_params_total", "tokens": "horizon_tokens"}[name]
+    return {name: case.rows[name].mode()[0]}
 
 
 def setting_findings(table: "pd.DataFrame | Points", data: Points, read: Sequence[Column] = ()) -> tuple[Finding, ...]:
@@ -127,7 +158,7 @@ def _mixtures(rows: pd.DataFrame | None, read: Sequence[Column]) -> Iterator[Fin
 
 
 def _pooled(r: Array, table: pd.DataFrame, frame: pd.DataFrame, inputs: list[str]) -> Iterator[Finding]:
-    cell = frame.groupby(inputs, dropna=False).ngroup().to_numpy()
+    cell = _cells(frame, inputs)
     if np.bincount(cell).max() < 2:
         return
     table = table.drop(columns=inputs, errors="ignore")
@@ -140,14 +171,22 @@ def _pooled(r: Array, table: pd.DataFrame, frame: pd.DataFrame, inputs: list[str
             name, values = batch, varied[batch][1]
         if p * len(varied) < POOLED and p < reported.get(name, (1.0,))[0]:
             reported[name] = (p, values, explained)
+    *first, last = "size", "tokens", *(column for column in inputs if column not in CELL[:2])
+    equal = f"{', '.join(first)} and {last}"
     for name, (p, values, explained) in reported.items():
+        best = "" if name in SHAPE else f", the best of each cell (--best-of {shlex.quote(name)})"
         yield Finding(
             "pooled_settings", "warn",
-            f"{values} values of {name} stand in one law: within cells of equal size and tokens they explain "
-            f"{explained:.0%} of the scatter (p = {p:.2g})",
-            f"fit one value (--where), the best of each cell (--best-of {shlex.quote(name)}), or compare them "
+            f"{values} values of {name} stand in one law: within cells of equal {equal} they explain {explained:.0%} "
+            f"of the scatter (p = {p:.2g})",
+            f"fit one value ({keeping({name: table[name].mode()[0]})}){best}, or compare them "
             f"(isoflop multiplier --by {shlex.quote(name)})", (name,),
         )  # fmt: skip
+
+
+def _cells(frame: pd.DataFrame, inputs: list[str]) -> Array:
+    """The number (n,) of the cell of each row: of equal values in these columns."""
+    return frame.groupby(inputs, dropna=False).ngroup().to_numpy()
 
 
 def _within_cells(r: Array, column: pd.Series, cell: Array) -> tuple[float, int, float] | None:
@@ -194,4 +233,4 @@ def _grouped(column: pd.Series, level: Array, cell: Array) -> Array:
     return pd.factorize(pd.cut(rank[:, 0], MOST_VALUES))[0]
 
 
-SETTING_CHECKS: tuple[Check, ...] = (pooled, mixed)
+SETTING_CHECKS: tuple[Check, ...] = (pooled, unread, mixed)

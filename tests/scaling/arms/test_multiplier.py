@@ -353,3 +353,9 @@ def test_power_frontier_passes_through():
     law = Power(1.0, 50.0, 0.15)
     assert frontier(law, None) == Frontier(1.0, 50.0, 0.15)
     assert isinstance(BASE, Chinchilla)
+
+
+@pytest.mark.parametrize("column", ["step", "tokens", "learning_rate"])
+def test_a_column_that_changes_along_a_run_makes_no_arms(column):
+    with pytest.raises(MultiplierError, match=f"--by {column}: it changes along a run"):
+        multiplier(isoflop.example("quick"), by=column)

@@ -1,5 +1,7 @@
 """Settings pooled in one law are named; seeds and replicates are not."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.where import matching_rows
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -131,6 +134,26 @@ def test_a_score_of_many_values_follows_the_loss_and_is_no_setting():
 
 def _named(table: pd.DataFrame) -> list[str]:
     return [found.message.split(" stand ")[0] for found in setting_findings(table, points(table))]
+
+
+@pytest.mark.parametrize(("law", "reader"), [("experts", "experts-joint"), ("power-n", "chinchilla")])
+def test_lengths_under_a_law_without_tokens_are_named_as_what_they_are_with_remedies_that_work(law, reader):
+    table = isoflop.example("experts")
+    found = {f.code: f for f in diagnose(fit(law, table), None, table)}
+    assert "pooled_settings" not in found  # step, epochs and horizon follow from the tokens
+    assert found["unread_input"].message.startswith("3 values of tokens stand in one law, which reads n_params ")
+    condition = re.search(r'--where "(.*?)"', found["unread_input"].remedy)[1]
+    kept = table[matching_rows(table, condition)]
+    assert "unread_input" not in {f.code for f in diagnose(fit(law, kept), None, kept)}
+    assert f"--law {reader})" in found["unread_input"].remedy
+    assert "unread_input" not in {f.code for f in diagnose(fit(reader, table), None, table)}
+
+
+def test_the_remedy_of_pooled_settings_keeps_one_value():
+    table = swept(np.array([1e-3, 3e-3, 1e-2])).assign(width=64)
+    (named,) = setting_findings(table, points(table))
+    condition = re.search(r'--where "(.*?)"', named.remedy)[1]
+    assert table[matching_rows(table, condition)]["lr"].nunique() == 1
 
 
 @pytest.mark.slow
