@@ -1,21 +1,26 @@
-"""Settings of runs: columns of a table that are neither what a law reads nor what a run brings out, nor its seed."""
+"""Runs that are not alike: what every answer says of a table before any law is fitted to it.
+
+Rows given twice, columns that one answer has one value of, and settings: columns that are neither what a law reads nor
+what a run brings out, nor its seed.
+"""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.findings.finding import Case, Check, Finding, rows_of
+from isoflop.scaling.findings.finding import Case, Check, Finding, Severity, rows_of
 from isoflop.scaling.laws import columns_read, law_names
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.laws.special_functions import fdtrc
+from isoflop.scaling.table.columns import row_names
 from isoflop.scaling.table.conventions import FORECAST_ERROR, Points
-from isoflop.scaling.table.formats.run_columns import with_roles
+from isoflop.scaling.table.formats.run_columns import NAMES, with_roles
 from isoflop.scaling.table.law_inputs import components
-from isoflop.scaling.table.meaning import VAGUE
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN, VAGUE
 from isoflop.scaling.table.runs import is_runs
 from isoflop.scaling.table.where import keeping
 
@@ -26,10 +31,7 @@ MOST_VALUES = 12  # of a setting that are tested one by one; more are put into a
 WITHIN = 0.1  # least share of the spread of many numbers within cells, where they are a setting: outcomes follow size
 CELL = ("n_params", "tokens", "unique_tokens")
 EXACT = 1e-9  # standard deviation within cells below which losses differ by rounding alone
-OUTCOMES = frozenset((
-    "loss", "loss_se", "bits_per_byte", "accuracy", "train_loss", "wall_seconds", "peak_memory_bytes", "flops_6nd",
-    "noise_scale", "phase", "state", "final", "weight", "loss_unit", FORECAST_ERROR,
-))  # fmt: skip
+OUTCOMES = frozenset((*with_roles("outcome"), "flops_6nd", "weight", "loss_unit", FORECAST_ERROR))
 LAST_RATE = "learning_rate"  # of a run table: that of its last step, which its schedule decides
 PROGRESS = frozenset((  # how far a run is, which at equal tokens tells its batch
     "step", "_step", "steps", "iter", "iters", "iteration", "iterations", "global_step", "samples", "sequences",
@@ -38,9 +40,8 @@ SHAPE = ("d_model", "n_layer")  # of which --best-of takes the lowest run at eac
 TUNED = frozenset(  # settings by their names, also where every run has its own value
     name for setting in with_roles("setting") for name in (setting, *VAGUE.get(setting, ()))
 )
-IDENTITIES = frozenset((
-    "run_id", "trunk_id", "cluster", "code_version", "torch_version", "device", "created_at", "corpus_id", "name", "id",
-))  # fmt: skip
+IDENTITIES = frozenset((*with_roles("identity"), "cluster", "device", "corpus_id", "name", "id"))
+NAMES_OF_RUNS = ("run_id", "trunk_id", "cluster")
 
 
 def settings(case: Case) -> pd.DataFrame:
@@ -233,4 +234,85 @@ def _grouped(column: pd.Series, level: Array, cell: Array) -> Array:
     return pd.factorize(pd.cut(rank[:, 0], MOST_VALUES))[0]
 
 
-SETTING_CHECKS: tuple[Check, ...] = (pooled, unread, mixed)
+def table_findings(table: "pd.DataFrame | Points", data: Points, read: Sequence[Column] = ()) -> tuple[Finding, ...]:
+    """Everything that is said of a table whose points, in the order of its rows, are `data`, before any law is fitted.
+
+    Rows given twice, runs that are not alike but for what laws `read`, and what `setting_findings` says.
+    """
+    rows = None if isinstance(table, Points) else rows_of(table, data.frame)
+    names = {column.name for column in read} if read else {"unique_tokens"} & set(data.frame)  # candidates read them
+    unlike = unlike_runs(rows, unit=data.loss_unit, may_vary=names)
+    return (*given_twice(data.frame), *unlike, *setting_findings(table, data, read))
+
+
+def given_twice(frame: pd.DataFrame) -> Iterator[Finding]:
+    """Rows that repeat another in every quantity, input and seed: they count as runs of their own."""
+    names = [str(c) for c in frame if c not in NAMES_OF_RUNS and frame[c].notna().all()]
+    twice = frame.duplicated(names, keep=False).to_numpy() & (len(names) > 1)
+    if twice.any():
+        yield Finding(
+            "duplicate_rows", "warn", f"{twice.sum()} rows repeat another row exactly ({row_names(frame, twice)})",
+            "remove the copies: they count as independent runs",
+        )  # fmt: skip
+
+
+def unlike_runs(
+    rows: pd.DataFrame | None,
+    *,
+    unit: str = NATS_PER_TOKEN,
+    may_vary: Collection[str] = (),
+    cell: Array | None = None,
+) -> Iterator[Finding]:
+    """Runs that one answer is drawn from and that differ in a ruler or an experiment (`run_columns`).
+
+    `rows` has a row for each run, or is None where they are not known; `unit` is that of the losses. An answer reads,
+    or keeps apart, the columns that `may_vary`. With `cell`, a number (n,) for each row, settings must not vary among
+    the runs of one.
+    """
+    if rows is None:
+        return
+    may_vary = {*may_vary, "corpus_id"} if "unique_tokens" in may_vary else {*may_vary}
+    free = _of_tokenizers(rows, unit)
+    groups: list[tuple[Iterable[str], Array | None, str, Severity, str]] = [
+        (set(with_roles("ruler")) - {*free}, None, "mixed_conventions", "fail", "the losses are not one quantity"),
+        (
+            {*with_roles("experiment"), *free},
+            None,
+            "mixed_experiment",
+            "warn",
+            "several experiments are pooled",
+        ),
+    ]
+    if cell is not None:
+        groups.append((with_roles("setting"), cell, "pooled_settings", "warn", "runs of one scale differ in settings"))
+    for names, each, code, severity, why in groups:
+        varied = [c for c in NAMES if c in names and c in rows and c not in may_vary and _varies(rows[c], each)]
+        if varied:
+            values = "; ".join(f"{name}: {', '.join(map(str, rows[name].unique()[:4]))}" for name in varied)
+            one = keeping({varied[0]: rows[varied[0]].iloc[0]})
+            yield Finding(code, severity, f"{why} ({values})", f"keep one at a time, for example {one}", tuple(varied))
+
+
+def _varies(values: pd.Series, cell: Array | None) -> bool:
+    """Whether a column has several values, all in all or among the rows of one cell."""
+    return bool((values.nunique() if cell is None else values.groupby(cell).nunique().max()) > 1)
+
+
+def _of_tokenizers(rows: pd.DataFrame, unit: str) -> tuple[str, ...]:
+    """Columns that tell one tokenizer from another, which losses in a unit of the text, as nats/byte, may differ in.
+
+    The hash of the held-out windows is one of them where each tokenizer has one.
+    """
+    if unit == NATS_PER_TOKEN or not {"tokenizer_id", "eval_id"} <= set(rows.columns):
+        return ()
+    one = rows.groupby("tokenizer_id")["eval_id"].nunique().max() <= 1
+    return ("tokenizer_id", "vocab_size", "eval_id") if one else ("tokenizer_id", "vocab_size")
+
+
+def alike(case: Case) -> Iterator[Finding]:
+    """What `unlike_runs` says of the runs of a fit."""
+    read = {column.name for column in case.fit.law.reads().values()}
+    yield from unlike_runs(case.rows, unit=case.points.loss_unit, may_vary=read)
+
+
+SETTING_CHECKS: tuple[Check, ...] = (pooled, unread, mixed, alike)

@@ -14,6 +14,8 @@ import pandas as pd
 from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
+from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.settings import table_findings
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife, predict_runs
@@ -66,6 +68,7 @@ class HoldOut(Answer):
     chosen: str | None
     scores: pd.DataFrame
     level: float
+    findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values of every law, with each run and budget held out."""
@@ -86,6 +89,7 @@ class HoldOut(Answer):
             },
             "failed": self.failed,
             "scores": plain(self.scores.reset_index()),
+            "findings": [f.to_dict() for f in self.findings],
         }
 
     def __str__(self) -> str:
@@ -104,7 +108,7 @@ class HoldOut(Answer):
         lines.append("error: predicted / measured - 1, of the best loss")
         if self.chosen:
             lines.append("* the law preferred on the budgets below the threshold, without those above")
-        return "\n".join(lines)
+        return "\n".join([*lines, *map(str, self.findings)])
 
 
 def hold_out(
@@ -130,7 +134,8 @@ def hold_out(
     check(POSITIVE, budgets_above=budgets_above)
     check(SHARE, level=level)
     named = law_names(laws) if laws else ()
-    data = points(table, params=params, compute=compute, inputs=columns_read(named)).measured
+    whole = points(table, params=params, compute=compute, inputs=columns_read(named))
+    found, data = table_findings(table, whole, columns_read(named)), whole.measured
     groups = budget_groups(data)
     means = [_budget(g) for g in groups]
     if budgets_above is None:
@@ -160,7 +165,7 @@ def hold_out(
         chosen, scores = choose(known, list(forecasts), objective=objective, spare_last=False)
     except HoldOutError:
         chosen, scores = None, pd.DataFrame()
-    return HoldOut(float(budgets_above), forecasts, failed, chosen, scores, level)
+    return HoldOut(float(budgets_above), forecasts, failed, chosen, scores, level, found)
 
 
 def choose(
