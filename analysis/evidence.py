@@ -14,7 +14,7 @@ import pandas as pd
 from isoflop.analysis.background import BackgroundCall
 from isoflop.scaling.approaches.approaches import Approaches, approaches
 from isoflop.scaling.approaches.envelope import Envelope, envelope
-from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
+from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, isoflop_profiles
 from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
 from isoflop.scaling.findings.sensitivity import exponent_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
@@ -46,7 +46,6 @@ FALLBACK = "chinchilla"
 WORTH_A_PROCESS = 150  # points: below, a process takes longer to start than the scoreboard takes
 HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
 MOST_LOST = 0.05
-HELD_OUT_FACTOR = 10**0.5  # what is held out of a table without common budgets: the last half decade of compute
 
 
 class UnsupportedError(ValueError):
@@ -175,7 +174,7 @@ class Evidence:
     @part
     def held_out(self) -> HoldOut:
         """Every candidate law fitted without the largest compute and tested on it."""
-        return hold_out(self.points, self._threshold(), self._laws(), objective=self.objective)
+        return hold_out(self.points, None, self._laws(), objective=self.objective)
 
     @part
     def scoreboard(self) -> Scoreboard:
@@ -208,13 +207,6 @@ class Evidence:
                 f"{self.unread[0].message}; report one of them (--where), or name a law that reads them (--law)"
             )
         return laws
-
-    def _threshold(self) -> float | None:
-        """None (the largest budget) where that budget has enough sizes or is alone, else all but half a decade."""
-        groups = budget_groups(self.points)
-        if len(groups) < 2 or groups[-1]["n_params"].nunique() >= HELD_OUT_SIZES:
-            return None
-        return float(self.points.frame["flops"].max() / HELD_OUT_FACTOR)
 
     @part
     def law_name(self) -> str:
