@@ -119,7 +119,7 @@ def noise_of_runs(table: pd.DataFrame, level: float, params: str = "matrices") -
     Raises TableError for runs of several experiments.
     """
     _refuse_several(table)
-    last = final_rows(table)
+    last = final_rows(table).drop_duplicates("run_id")
     last = last.assign(n_params=count_params(last, params))
     last = last[last["noise_scale"] > 0]
     found = []
