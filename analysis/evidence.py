@@ -14,7 +14,7 @@ import pandas as pd
 from isoflop.analysis.background import BackgroundCall
 from isoflop.scaling.approaches.approaches import Approaches, approaches
 from isoflop.scaling.approaches.envelope import Envelope, envelope
-from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
+from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, isoflop_profiles
 from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
 from isoflop.scaling.findings.sensitivity import exponent_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
@@ -47,7 +47,6 @@ FALLBACK = "chinchilla"
 WORTH_A_PROCESS = 150  # points: below, a process takes longer to start than the scoreboard takes
 HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
 MOST_LOST = 0.05
-HELD_OUT_FACTOR = 10**0.5  # what is held out of a table without common budgets: the last half decade of compute
 
 
 class UnsupportedError(ValueError):
@@ -184,7 +183,7 @@ class Evidence:
     def held_out(self) -> HoldOut:
         """Every candidate law fitted without the largest compute and tested on it, or on the budgets above all others
         that study.hold_out names."""
-        data, threshold = self.points, self._threshold()
+        data, threshold = self.points, None
         if self._whole is not self.table:
             ends = _ends(self._whole)
             kept, above = ends["run_id"].isin(self.ends["run_id"]), ends["flops"] > self.ends["flops"].max()
@@ -224,13 +223,6 @@ class Evidence:
                 f"{self.unread[0].message}; report one of them (--where), or name a law that reads them (--law)"
             )
         return laws
-
-    def _threshold(self) -> float | None:
-        """None (the largest budget) where that budget has enough sizes or is alone, else all but half a decade."""
-        groups = budget_groups(self.points)
-        if len(groups) < 2 or groups[-1]["n_params"].nunique() >= HELD_OUT_SIZES:
-            return None
-        return float(self.points.frame["flops"].max() / HELD_OUT_FACTOR)
 
     @part
     def law_name(self) -> str:

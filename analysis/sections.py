@@ -14,7 +14,7 @@ from isoflop.analysis.style import LEVEL, count
 from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, noise_text
 from isoflop.scaling.laws.special_functions import chdtri
-from isoflop.scaling.selection.holdout import HoldOut
+from isoflop.scaling.selection.holdout import HeldOutForecast, HoldOut
 from isoflop.scaling.selection.rolling_origins import BASELINE
 from isoflop.scaling.selection.scoreboard import AVERAGE, Scoreboard
 from isoflop.scaling.table.conventions import COMPUTE, PARAMS
@@ -118,6 +118,11 @@ def findings(e: Evidence) -> str:
     )
 
 
+def _of_runs(forecast: HeldOutForecast) -> list[str]:
+    """The cells of a law that are of the runs held out: their number, rms and coverage."""
+    return [f"{len(forecast.cells)}", f"{forecast.rms_error:.2%}", f"{forecast.coverage:.0%}"]
+
+
 def held_out(e: Evidence) -> str:
     """Every law's prediction of the budgets it was not fitted to."""
     test: HoldOut = e.held_out
@@ -128,13 +133,13 @@ def held_out(e: Evidence) -> str:
             rows.append([
                 mark, f"{b.flops:.3g}", _or_none(b.predicted_loss, "{:.4f}"), _or_none(b.loss_opt, "{:.4f}"),
                 _or_none(b.loss_error, "{:+.2%}"), f"{b.best_run_loss:.4f}", _or_none(b.best_run_error, "{:+.2%}"),
-                _or_none(b.n_ratio, "{:.2f}"), f"{forecast.rms_error:.2%}", f"{forecast.coverage:.0%}",
+                _or_none(b.n_ratio, "{:.2f}"), *_of_runs(forecast),
             ])  # fmt: skip
         if forecast.budgets.empty:
-            rows.append([mark, "", "", "", "", "", "", "", f"{forecast.rms_error:.2%}", f"{forecast.coverage:.0%}"])
+            rows.append([mark, "no common budget", "", "", "", "", "", "", *_of_runs(forecast)])
     head = [
         "law", "budget", "predicted L*", "measured L*", "error", "best run", "error", "N* predicted / measured",
-        "rms of runs", "runs in 90% interval",
+        "runs", "rms of runs", "runs in 90% interval",
     ]  # fmt: skip
     text = (
         f"Fitted up to {test.threshold:.3g} FLOPs, then compared with the runs above. Errors are predicted / measured "

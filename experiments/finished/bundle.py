@@ -30,10 +30,9 @@ from isoflop.scaling.table.bundle.manifest import (
     seal,
 )
 from isoflop.scaling.table.formats.data_frame import as_frame
+from isoflop.scaling.table.formats.run_columns import COLUMNS, NAMES
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, meaning
 from isoflop.scaling.table.runs import (
-    COLUMNS,
-    NAMES,
     RUN_FILE,
     SCHEMA_VERSION,
     code_version,

@@ -14,6 +14,7 @@ from isoflop.experiments.store.run_config import RunConfig
 from isoflop.models.config import family_of
 from isoflop.models.export import write_folder
 from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.table.formats.run_columns import with_roles
 from isoflop.scaling.table.runs import read_runs
 
 FEWEST_RUNS = 12  # for a law of five parameters to be worth a line
@@ -79,7 +80,7 @@ A small language model trained to measure a scaling law, not to be relied on for
 def law_line(trained: Trained) -> str:
     """The Chinchilla law of the runs that are like this one in all but size and tokens, or why there is none."""
     runs = read_runs(trained.store.root)
-    alike = ["family", "arm", "corpus_id", "eval_id", "optimizer", "parametrization", "schedule"]
+    alike = [name for name in with_roles("ruler", "experiment") if name != "device"]
     same = (runs[alike] == pd.Series(trained.final)[alike]).all(axis=1) & runs["final"]
     if same.sum() < FEWEST_RUNS:
         return f"none: {same.sum()} runs like this one, {FEWEST_RUNS} are needed"

@@ -27,7 +27,8 @@ from isoflop.models.config import n_matrices
 from isoflop.scaling.stopping.decide import STAGES, Decision, decide
 from isoflop.scaling.stopping.forecasts import ForecastEnd, forecast_ends
 from isoflop.scaling.stopping.planned_run import Plan, PlannedRun
-from isoflop.scaling.table.runs import NAMES, is_forecast, read_config, read_runs, run_files, write_run
+from isoflop.scaling.table.formats.run_columns import NAMES
+from isoflop.scaling.table.runs import is_forecast, read_config, read_runs, run_files, write_run
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.schedule import Schedule
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import f
 
+from isoflop.scaling.table.formats.run_columns import with_roles
 from isoflop.scaling.table.read import require
 
 AXES = {"learning-rate": "peak_learning_rate", "batch": "batch_tokens", "weight-decay": "weight_decay"}
@@ -22,6 +23,9 @@ ALONG = {"width": "d_model", "depth": "n_layer", "horizon": "horizon_tokens"}
 FIRST = {"width": "narrowest", "depth": "shallowest", "horizon": "shortest"}
 # What two runs of one bowl, and two bowls of one transfer, have in common.
 SETTING = ("arm", "family", "optimizer", "parametrization", "schedule", "tied", "corpus_id", "context_length", "budget")
+FURTHER = tuple(
+    name for name in with_roles("ruler", "experiment") if name not in (*SETTING, "device")
+)  # where it varies
 NEAR = (0.65, 0.35)  # decades around the lowest that a parabola reads: the wider where it fits, else the narrower
 Z90 = 1.645
 
@@ -181,7 +185,8 @@ def _last_rows(table: pd.DataFrame) -> pd.DataFrame:
 def _groups(last: pd.DataFrame, axis: str) -> Iterator[tuple[dict[str, Any], dict[str, float], pd.DataFrame]]:
     """(setting, place, runs with value, seed and loss) of each model with at least three values."""
     other = [column for name, column in AXES.items() if name not in (axis, "learning-rate")]
-    keys = [*SETTING, *(c for c in other if c == "batch_tokens" or last[c].nunique() > 1)]
+    further = [column for column in FURTHER if column in last and last[column].nunique() > 1]
+    keys = [*SETTING, *further, *(c for c in other if c == "batch_tokens" or last[c].nunique() > 1)]
     if axis == "weight-decay":
         last = last[last["weight_decay"] > 0]
     for key, group in last.groupby([*keys, "d_model", "n_layer"], sort=True):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from isoflop.experiments.app import run_study
 from isoflop.experiments.compose.compose import compose_all
-from isoflop.experiments.followup.tune import FIRST, Bowl, Transfer, bowls, transfers
+from isoflop.experiments.followup.tune import FIRST, FURTHER, Bowl, Transfer, bowls, transfers
 from isoflop.experiments.sweep.launch import load
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.tuning_checks import SAME_RANGE
@@ -143,6 +143,7 @@ def tune_text(value: dict[str, Any]) -> str:
 
 def _name(setting: dict[str, Any]) -> str:
     rule = f"{setting['family']} {setting['optimizer']} {setting['parametrization']} {setting['schedule']}"
+    rule += _further(setting)
     return f"{setting['arm']}: {rule}" if setting["arm"] else rule
 
 
@@ -176,4 +177,11 @@ def _transfer_line(transfer: dict[str, Any], value: dict[str, Any]) -> str:
 
 
 def _short_name(setting: dict[str, Any]) -> str:
-    return setting["arm"] or f"{setting['family']} {setting['optimizer']} {setting['parametrization']}"
+    rule = f"{setting['family']} {setting['optimizer']} {setting['parametrization']}"
+    return (setting["arm"] or rule) + _further(setting)
+
+
+def _further(setting: dict[str, Any]) -> str:
+    """What of a setting is told only where it varies."""
+    told = [f"{key} {value}" for key, value in setting.items() if key in FURTHER]
+    return f" ({', '.join(told)})" if told else ""

@@ -127,17 +127,18 @@ def _profile(
         log_n, sd, curve, reason = _akima(x, y, shape.noise / np.sqrt(seen.groupby("n_params").size().to_numpy()))
     else:
         log_n, sd, curve, reason = _parabola(x, y)
-    reason = _bracket(x, y, log_n, method) or reason
+    n_opt = float(np.exp(log_n)) if np.isfinite(log_n) else float("nan")
+    loss_opt = float(curve(np.array([n_opt]))[0])
+    reason = _bracket(x, y, log_n, method) or _dives(y, loss_opt) or reason
     accepted = not reason
     if accepted:
         reason = _caution(x, log_n)
-    n_opt = float(np.exp(log_n)) if np.isfinite(log_n) else float("nan")
     return IsoflopProfile(
         flops=flops,
         frame=frame,
         n_opt=n_opt,
         tokens_opt=float(cost.tokens(flops, n_opt)),
-        loss_opt=float(curve(np.array([n_opt]))[0]),
+        loss_opt=loss_opt,
         accepted=accepted,
         reason=reason,
         method=method,
@@ -279,6 +280,17 @@ def _bracket(x: np.ndarray, y: np.ndarray, log_n: float, method: str) -> str:
     largest = log_n >= x[-1] or (log_n > x[0] and lowest > 0)
     edge, more = ("largest", "larger") if largest else ("smallest", "smaller")
     return f"no interior minimum: the loss is lowest at or beyond the {edge} size, add {more} ones"
+
+
+def _dives(y: np.ndarray, loss_opt: float) -> str:
+    """Why an optimum is no optimum of these losses that lies further below the lowest than they span, or is none."""
+    lowest, highest = float(y.min()), float(y.max())
+    if np.isnan(loss_opt) or loss_opt * highest >= lowest**2:
+        return ""
+    return (
+        f"the curve falls to {loss_opt:.4g}, further below the lowest run ({lowest:.4g}) than the highest lies above "
+        "it: add sizes around it"
+    )
 
 
 def _caution(x: np.ndarray, log_n: float) -> str:

@@ -16,25 +16,19 @@ from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
 from isoflop.scaling.arms.matched import Matched, comparison_findings, matched_ranking
-from isoflop.scaling.arms.pairs import cluster_labels
+from isoflop.scaling.arms.pairs import by_lot, cluster_labels
+from isoflop.scaling.arms.split import MultiplierError, split_arms, unlike_arms
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.selection.averaging import ForecastAverage, average, softmax
-from isoflop.scaling.table.columns import TableError
-from isoflop.scaling.table.conventions import Points, points
+from isoflop.scaling.table.conventions import Points
 from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 
 GRID = 161
-
-
-class MultiplierError(ValueError):
-    """Arms cannot be compared; the message says why."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -157,56 +151,12 @@ def multiplier(
         raise MultiplierError("; ".join(f"{arm} against {baseline}: {why}" for arm, why in failed.items()))
     notes = list(dict.fromkeys(note for d in data.values() for note in d.notes))
     notes += dict.fromkeys(note for pair in pairs for note in _cost_notes(pair, data))
+    notes += dict.fromkeys(note for arm in data for note in by_lot(data[arm].frame, data[baseline].frame))
     if table[by].isna().any():
         notes.append(f"{table[by].isna().sum()} rows without a value in column {by!r} are in no arm")
+    unlike = unlike_arms(rows, data, by)
     every = replace(data[baseline], frame=pd.concat([d.frame for d in data.values()], ignore_index=True))
-    return Multipliers(tuple(pairs), failed, level, tuple(notes), unit_findings(every), every.conventions)
-
-
-def split_arms(
-    table: pd.DataFrame, by: str, baseline: str | None, params: str, compute: str
-) -> tuple[str, dict[str, pd.DataFrame], dict[str, Points], dict[str, str]]:
-    """The baseline (None: the first arm), the rows and the points of every arm, and why an arm has no points.
-
-    Raises MultiplierError for one arm only, or an unknown baseline.
-    """
-    if by not in table:
-        raise MultiplierError(
-            f"--by {by}: no column {by!r} to separate arms by; the table has {', '.join(map(str, table.columns))}"
-        )
-    names = [str(a) for a in table[by].dropna().unique()]
-    if len(names) < 2:
-        named = (names[0] or "without a name") if names else "none"
-        raise MultiplierError(
-            f"one arm only ({named}) in column {by!r}: nothing to compare; name the column whose values are the arms "
-            "with --by"
-        )
-    baseline = names[0] if baseline is None else str(baseline)
-    if baseline not in names:
-        raise MultiplierError(f"--baseline {baseline}: baseline {baseline!r} is not among the arms: {', '.join(names)}")
-    rows = {a: table[table[by].astype(str) == a] for a in names}
-    return baseline, rows, *_points_of(rows, table, baseline, params, compute)
-
-
-def _points_of(
-    rows: Mapping[str, pd.DataFrame], table: pd.DataFrame, baseline: str, params: str, compute: str
-) -> tuple[dict[str, Points], dict[str, str]]:
-    """The points of every arm, and why an arm other than the baseline has none."""
-    data, failed = {}, {}
-    for arm, part in rows.items():
-        try:
-            data[arm] = points(_with_notes(part, table), params=params, compute=compute)
-        except TableError as error:
-            if arm == baseline:
-                raise
-            failed[arm] = str(error)
-    return data, failed
-
-
-def _with_notes(part: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    part = part.copy()
-    part.attrs = dict(table.attrs)
-    return part
+    return Multipliers(tuple(pairs), failed, level, tuple(notes), (*unit_findings(every), *unlike), every.conventions)
 
 
 def _pair(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -31,11 +32,12 @@ class Pairs:
 def pair_cells(ours: pd.DataFrame, theirs: pd.DataFrame) -> Pairs:
     """The nearest pairs of two arms' rows within SAME_BUDGET of compute and SAME_SIZE of size, each row at most once.
 
-    Equal seeds go first, then the smallest distance. Rows without a partner are in no pair. Where a table has no sizes,
-    compute alone decides. With a column LABEL rows of one label are of one size, however many parameters they have: an
-    architecture counts its own.
+    Equal seeds go first, then the smallest distance, then the lot (`_lots`), so that the order of rows decides nothing.
+    Rows without a partner are in no pair. Where a table has no sizes, compute alone decides. With a column LABEL rows
+    of one label are of one size, however many parameters they have: an architecture counts its own.
     """
-    found = sorted(_candidates(ours, theirs))
+    lots = _lots(ours), _lots(theirs)
+    found = sorted(_candidates(ours, theirs), key=lambda c: (*c[:2], lots[0][c[2]], lots[1][c[3]], *c[2:]))
     left, right, same = [], [], []
     taken: tuple[set[int], set[int]] = (set(), set())
     for other_seed, _, i, j in found:
@@ -49,11 +51,30 @@ def pair_cells(ours: pd.DataFrame, theirs: pd.DataFrame) -> Pairs:
     return Pairs(np.array(left, int)[order], np.array(right, int)[order], np.array(same, bool)[order])
 
 
+def _lots(frame: pd.DataFrame) -> list[int]:
+    """A number for each row that its loss alone decides and does not follow: runs that nothing else tells apart are
+    paired by it, at random and yet the same in every order of the rows."""
+    return [crc32(np.float64(loss).tobytes()) for loss in frame["loss"]]
+
+
+def seeds_known(*frames: pd.DataFrame) -> bool:
+    """Whether every row has a seed."""
+    return all("seed" in frame and frame["seed"].notna().all() for frame in frames)
+
+
+def by_lot(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
+    """What is said of arms with several runs of one size and compute and no seeds: which two make a pair is drawn."""
+    several = any(frame.duplicated(["n_params", "tokens", "flops"]).any() for frame in (ours, theirs))
+    if seeds_known(ours, theirs) or not several:
+        return []
+    return ["without a column of seeds, which runs of one size and compute make a pair is drawn by lot"]
+
+
 def _candidates(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[tuple[bool, float, int, int]]:
     """Every two rows near enough: whether their seeds differ, how far they are apart, and their positions."""
     labelled = all(LABEL in f and f[LABEL].notna().all() for f in (ours, theirs))
     sized = not labelled and all(f["n_params"].notna().all() for f in (ours, theirs))
-    seeded = all("seed" in f and f["seed"].notna().all() for f in (ours, theirs))
+    seeded = seeds_known(ours, theirs)
     flops = [np.log(f["flops"].to_numpy(float)) for f in (ours, theirs)]
     sizes = [np.log(f["n_params"].to_numpy(float)) if sized else np.zeros(len(f)) for f in (ours, theirs)]
     seeds = [f["seed"].to_numpy() if seeded else np.zeros(len(f)) for f in (ours, theirs)]

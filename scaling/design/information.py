@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.design.candidates import DesignError
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.problem import FitProblem
 from isoflop.scaling.fitting.uncertainty import bootstrap
@@ -136,6 +137,11 @@ def _scenario(
         if goal == "multiplier":
             gradient /= np.array([_slope(law, target, cost) for law in problem.laws(theta)])[:, None]
     finite = np.isfinite(gradient).all(axis=1)
+    if not finite.any():
+        raise DesignError(
+            f"the goal ({goal}) has no value at {target:.3g} FLOPs under the law {problem.form.name} of these runs: "
+            "choose a target nearer to them, or another --goal"
+        )
     theta, gradient = theta[finite], gradient[finite]
     prior = np.array([1.0 / problem.form.prior_sd.get(p, 1.0) ** 2 for p in problem.free])
     return Scenario(
@@ -157,13 +163,15 @@ def _slope(law: Law, target: float, cost: Cost) -> float:
 
 
 def goal_gradient(problem: FitProblem, theta: Array, quantity: Callable[[Law], float]) -> Array:
-    """Central differences of a quantity of the law, (B, P)."""
-    count = theta.shape[1]
-    shift = DIFFERENCE * np.eye(count)
+    """Central differences of a quantity of the law, (B, P); a floor is moved by no more than the losses allow."""
+    count, box = theta.shape[1], problem.form.box
+    floors = [name in problem.form.amplitudes and not box[name].log for name in problem.free]
+    step = DIFFERENCE * np.where(floors, min(1.0, float(problem.loss.min())), 1.0)
+    shift = np.diag(step)
     around = np.concatenate([theta[:, None] + shift, theta[:, None] - shift], axis=1)
     around = around.reshape(-1, count)  # equivalent: any negative number
     values = np.array([quantity(law) for law in problem.laws(around)]).reshape(len(theta), 2, count)
-    return (values[:, 0] - values[:, 1]) / (2 * DIFFERENCE)
+    return (values[:, 0] - values[:, 1]) / (2 * step)
 
 
 def _gradient(problem: FitProblem, theta: Array, frame: pd.DataFrame) -> Array:

@@ -9,8 +9,7 @@ import pandas as pd
 from isoflop.scaling.design.candidates import RATIOS, CandidateRuns, DesignError, any_sizes, candidate_runs
 from isoflop.scaling.design.design import Design, suggest
 from isoflop.scaling.design.information import Goal, Noise, scenario_of_fit, scenario_of_law
-from isoflop.scaling.findings.finding import Finding
-from isoflop.scaling.findings.settings import MIXTURES, setting_findings
+from isoflop.scaling.findings.settings import MIXTURES, setting_findings, table_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.noise_model import shared_by_cluster
@@ -46,7 +45,8 @@ def plan_from_table(
     and D do not read; NoLawError when no law of N and D can be fitted.
     """
     data = points(table, params=params, compute=compute)
-    of_arms, data = _refuse_other_axes(table, data), data.in_order()
+    _refuse_other_axes(table, data)
+    found, data = table_findings(table, data), data.in_order()
     frame = data.frame
     if target <= frame["flops"].max():
         raise DesignError(
@@ -72,7 +72,7 @@ def plan_from_table(
     )  # fmt: skip
     of_cost = data.cost_notes(float(best.optimal(target).N))
     return replace(
-        made, notes=(*data.notes, *made.notes, *of_cost), findings=(*unit_findings(data), *of_arms),
+        made, notes=(*data.notes, *made.notes, *of_cost), findings=(*unit_findings(data), *found),
         conventions=data.conventions
     )  # fmt: skip
 
@@ -85,19 +85,17 @@ def _shared(best: Fit) -> float:
     return shared_by_cluster(best.residuals / best.spread, design / spread, label)
 
 
-def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Finding, ...]:
-    """What is said of arms, which are compared and not planned for.
+def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> None:
+    """Raise DesignError for runs whose losses differ, at equal size and tokens, by what the laws that plan do not read.
 
-    Raises DesignError for runs whose losses differ, at equal size and tokens, by what the laws that plan do not read: a
-    setting that explains them, or text that was repeated.
+    That is a setting that explains them, or text that was repeated. Arms are compared, and no axis of a plan.
     """
     read = "the laws that plan read size and tokens"
     rows = data.frame if isinstance(table, Points) else table
-    of_arms: list[Finding] = []
-    within: list[Finding] = []
-    for found in setting_findings(table, data):
-        alike = "arm" in rows and (rows.groupby("arm")[[*found.columns]].nunique() <= 1).all(axis=None)
-        (of_arms if alike else within).append(found)
+    within = [
+        found for found in setting_findings(table, data)
+        if "arm" not in rows or (rows.groupby("arm")[[*found.columns]].nunique() > 1).any(axis=None)
+    ]  # fmt: skip
     if within:
         first, names = within[0], list(dict.fromkeys(name for found in within for name in found.columns))
         remedy = (
@@ -115,7 +113,6 @@ def _refuse_other_axes(table: "pd.DataFrame | Points", data: Points) -> tuple[Fi
                 f"{read}, and some runs saw their text {epochs:.3g} times, which a law of unique_tokens reads; keep "
                 f"those of up to {FREE_EPOCHS:.0f} times: --where '{kept}'"
             )
-    return tuple(of_arms)
 
 
 def plan_from_law(

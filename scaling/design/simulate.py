@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.table.formats.run_columns import COLUMNS, NAMES
 from isoflop.scaling.table.migrate import OF_OPTIMIZER, OF_SCHEDULE
-from isoflop.scaling.table.runs import COLUMNS, NAMES
 
 _DTYPE = {"string": "str", "int64": "int64", "float64": "float64", "bool": "bool"}
 VOCAB_SIZE, CONTEXT_LENGTH, BATCH_TOKENS = 256, 64, 512

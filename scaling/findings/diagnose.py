@@ -9,7 +9,7 @@ from isoflop.scaling.findings.finding import Case, Finding
 from isoflop.scaling.findings.fit_checks import FIT_CHECKS
 from isoflop.scaling.findings.input_checks import INPUT_CHECKS
 from isoflop.scaling.findings.residual_checks import RESIDUAL_CHECKS
-from isoflop.scaling.findings.settings import SETTING_CHECKS, setting_findings
+from isoflop.scaling.findings.settings import SETTING_CHECKS, table_findings
 from isoflop.scaling.findings.table_checks import TABLE_CHECKS
 from isoflop.scaling.findings.units import unit_findings, units
 from isoflop.scaling.fitting.draws import Draws
@@ -46,7 +46,7 @@ def diagnose_approaches(result: "Approaches", table: pd.DataFrame | None = None)
     """Objections to the exponents of the three approaches taken together, and to the table that they are of."""
     found = list(unit_findings(result.points))
     if table is not None:
-        found += setting_findings(table, result.points)
+        found += table_findings(table, result.points)
     if result.agree is False:
         found.append(
             Finding(

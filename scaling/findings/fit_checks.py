@@ -152,7 +152,14 @@ def identified(case: Case) -> Iterator[Finding]:
     if floor is None or floor not in fit.free:
         return
     if floor in fit.bounds_hit:
-        yield _floor_unidentified(floor, f"{floor} = {fit.law.irreducible:.4g}, and it ends at its bound 0", "warn")
+        value, box = float(fit.law.irreducible or 0.0), fit.law.box[floor]
+        if value > (box.lo + box.hi) / 2:
+            yield Finding(
+                "unidentified", "warn", f"{floor} is not identified: it ends at its upper bound {value:.4g}",
+                f"let the box of {floor} hold the losses, or divide them by a constant",
+            )  # fmt: skip
+        else:
+            yield _floor_unidentified(floor, f"{floor} = {value:.4g}, and it ends at its bound {box.lo:g}", "warn")
         return
     critical = _critical(case)
     ratio = likelihood_ratio(fit, variant(fit, fixed={floor: 0.0}))

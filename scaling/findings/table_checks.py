@@ -8,17 +8,11 @@ import pandas as pd
 from isoflop.printable import counted
 from isoflop.scaling.approaches.isoflop_profiles import budget_groups
 from isoflop.scaling.findings.finding import Case, Check, Finding
+from isoflop.scaling.findings.settings import given_twice
 from isoflop.scaling.table.columns import row_names
 from isoflop.scaling.table.law_inputs import unlike
-from isoflop.scaling.table.meaning import NATS_PER_TOKEN, meaning_as
-from isoflop.scaling.table.where import keeping
+from isoflop.scaling.table.meaning import meaning_as
 
-# Columns that must not vary inside one fit: a loss under another value is another quantity, or another experiment.
-ONE_QUANTITY = ("eval_id", "tokenizer_id", "context_length", "vocab_size")
-ONE_EXPERIMENT = (
-    "corpus_id", "family", "norm", "activation", "positions", "experts", "optimizer", "parametrization", "schedule",
-    "arm", "tied", "dtype", "device",
-)  # fmt: skip
 LEAST_FOR_SIDES = 5  # sizes of a budget, below which two cannot lie on either side
 REACH = 30.0  # how far beyond a budget's sizes the law's optimum is looked for
 CURVE = 400  # points on the way
@@ -55,13 +49,7 @@ def spans(case: Case) -> Iterator[Finding]:
 def rows(case: Case) -> Iterator[Finding]:
     """Rows that are copies, or checkpoints counted as runs, and runs that were left out."""
     frame = case.frame
-    keys = [c for c in ("n_params", "tokens", "flops", "loss") if frame[c].notna().all()]
-    twice = frame.duplicated(keys, keep=False).to_numpy()
-    if twice.any():
-        yield Finding(
-            "duplicate_rows", "warn", f"{twice.sum()} rows repeat another row exactly ({row_names(frame, twice)})",
-            "remove the copies: they count as independent runs",
-        )  # fmt: skip
+    yield from given_twice(frame)
     alike = [c for c in ("n_params", "unique_tokens") if c in frame]
     repeated = case.joint and case.points.cluster == "row" and len(frame[alike].drop_duplicates()) * 2 <= len(frame)
     if repeated and not _is_grid(frame):
@@ -102,22 +90,10 @@ def conventions(case: Case) -> Iterator[Finding]:
 
 
 def run_columns(case: Case) -> Iterator[Finding]:
-    """Columns of a run table that must not vary inside one fit, and losses near the uniform guess."""
+    """Engines that differ among the runs of a run table, and losses near the uniform guess."""
     runs = case.runs
     if runs is None:
         return
-    free = _of_tokenizers(runs, case.points.loss_unit)
-    for names, severity, why in (
-        ([n for n in ONE_QUANTITY if n not in free], "fail", "their losses are not one quantity"),
-        ([*ONE_EXPERIMENT, *free], "warn", "one law is fitted across a change of experiment"),
-    ):
-        varied = [n for n in names if n in runs and runs[n].nunique() > 1 and not (n == "corpus_id" and _repeats(case))]
-        if varied:
-            values = "; ".join(f"{n}: {', '.join(map(str, runs[n].unique()[:4]))}" for n in varied)
-            yield Finding(
-                "mixed_conventions" if severity == "fail" else "mixed_experiment", severity,  # type: ignore[arg-type]
-                f"{why} ({values})", f"fit one at a time, for example {keeping({varied[0]: runs[varied[0]].iloc[0]})}",
-            )  # fmt: skip
     engines = runs["engine"][runs["engine"] != ""].value_counts() if "engine" in runs else {}
     if len(engines) > 1 or any("+" in name for name in dict(engines)):
         listed = ", ".join(f"{count} by {name}" for name, count in engines.items())
@@ -134,17 +110,6 @@ def run_columns(case: Case) -> Iterator[Finding]:
             f"{uniform.sum()} runs have a loss within 5% of the uniform guess ln V ({row_names(runs, uniform)})",
             "use --law saturating, or leave those sizes out",
         )  # fmt: skip
-
-
-def _of_tokenizers(runs: pd.DataFrame, unit: str) -> tuple[str, ...]:
-    """Columns that tell one tokenizer from another, which losses in a unit of the text, as nats/byte, may differ in.
-
-    The hash of the held-out windows is one of them where each tokenizer has one.
-    """
-    if unit == NATS_PER_TOKEN or not {"tokenizer_id", "eval_id"} <= set(runs.columns):
-        return ()
-    one = runs.groupby("tokenizer_id")["eval_id"].nunique().max() <= 1
-    return ("tokenizer_id", "vocab_size", "eval_id") if one else ("tokenizer_id", "vocab_size")
 
 
 def _repeats(case: Case) -> bool:

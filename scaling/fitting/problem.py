@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.fitting.objective import Objective
-from isoflop.scaling.laws import get_law
-from isoflop.scaling.laws.law import Array, Law
+from isoflop.scaling.laws import columns_read, get_law, law_names
+from isoflop.scaling.laws.law import AMPLITUDE, FLOOR, Array, Law
 from isoflop.scaling.table.conventions import Points
 from isoflop.scaling.table.curves import CURVES
 from isoflop.scaling.table.law_inputs import input_values
 
+ABOVE = 10.0  # times the highest loss: how high an amplitude may be
 DIFFERENCE = 1e-5  # step of the differences that stand in for a curvature the form does not give
 
 
@@ -90,8 +91,14 @@ class FitProblem:
 
     @cached_property
     def box(self) -> tuple[Array, Array]:
-        """Lower and upper bounds (P,) of the coordinates."""
+        """Lower and upper bounds (P,) of the coordinates; floors and amplitudes may be as high as the losses."""
         lower, upper = self.form.limits()
+        most = float(self.loss.max())
+        for j, name in enumerate(self.form.parameters()):
+            if self.form.box[name] == FLOOR:
+                upper[j] = max(upper[j], most)
+            elif self.form.box[name] == AMPLITUDE:
+                upper[j] = max(upper[j], np.log(ABOVE * most))
         return lower[self.index], upper[self.index]
 
     @property
@@ -331,4 +338,13 @@ def _check_enough(problem: FitProblem, weights: Array, notes: Sequence[str]) -> 
         column = problem.columns[letter]
         if letter != "U" and not np.ptp(column, axis=-1).any() and needed > 1:
             value = " ".join(f"{v:g}" for v in np.atleast_2d(column)[:, 0])
-            raise FitError(f"every data point has the same {read.name} ({value}): {problem.form.name} needs it to vary")
+            why = f"every data point has the same {read.name} ({value}): {problem.form.name} needs it to vary"
+            raise FitError(why + _of_rest(problem))
+
+
+def _of_rest(problem: FitProblem) -> str:
+    """The law of the inputs that do vary, as a message proposes it; empty where there is none."""
+    columns = problem.columns
+    rest = {read.name for k, read in problem.form.reads().items() if np.ptp(columns[k], axis=-1).any()}
+    laws = [name for name in law_names() if rest and {column.name for column in columns_read([name])} == rest]
+    return f"; a law of {' and '.join(sorted(rest))} alone fits these runs (--law {laws[0]})" if laws else ""

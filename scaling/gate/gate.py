@@ -15,8 +15,8 @@ import pandas as pd
 from isoflop.answer import Answer
 from isoflop.arguments import AT_LEAST_ONE, POSITIVE, SHARE, check
 from isoflop.scaling.arms.matched import ruler_findings
-from isoflop.scaling.arms.multiplier import MultiplierError, split_arms
-from isoflop.scaling.arms.pairs import SAME_BUDGET
+from isoflop.scaling.arms.pairs import SAME_BUDGET, by_lot
+from isoflop.scaling.arms.split import MultiplierError, split_arms, unlike_arms
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.tuning_checks import tuning_findings
 from isoflop.scaling.gate.discrepancy import Discrepancy, LearnError, learn
@@ -131,12 +131,13 @@ def gate(
     if not verdicts:
         raise GateError("; ".join(f"{arm} against {baseline}: {why}" for arm, why in failed.items()))
     notes = list(dict.fromkeys(note for d in data.values() for note in d.notes))
+    notes += dict.fromkeys(note for arm in data for note in by_lot(data[arm].frame, data[baseline].frame))
     if table[by].isna().any():
         notes.append(f"{table[by].isna().sum()} rows without a value in column {by!r} are in no arm")
     verdicts.sort(key=lambda v: (ORDER.index(v.decision), -np.nan_to_num(v.p), v.arm))
     return Gate(
         tuple(verdicts), baseline, target, error, least, slope.source, learnt, failed, tuple(notes),
-        tuple(_assumed(slope)), data[baseline].conventions,
+        (*_assumed(slope), *unlike_arms(rows, data, by)), data[baseline].conventions,
     )  # fmt: skip
 
 

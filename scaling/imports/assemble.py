@@ -21,8 +21,9 @@ from isoflop.scaling.imports.kept import UNTOLD, is_kept
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
+from isoflop.scaling.table.formats.run_columns import COLUMNS, NAMES
 from isoflop.scaling.table.migrate import BITS, FULL_BITS
-from isoflop.scaling.table.runs import COLUMNS, NAMES, validate, write_parquet, write_table
+from isoflop.scaling.table.runs import validate, write_parquet, write_table
 
 PLAIN = (
     "run_id", "arm", "seed", "n_params", "tokens", "flops", "loss", "train_loss", "step", "batch_tokens",

@@ -7,20 +7,18 @@ import pandas as pd
 from isoflop.scaling.laws import columns_read, law_names
 from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.columns import OPTIONAL
+from isoflop.scaling.table.formats.run_columns import with_roles
 from isoflop.scaling.table.law_inputs import components
-from isoflop.scaling.table.migrate import OF_OPTIMIZER, OF_SCHEDULE
 
 # Made of every run by `assemble`, each from the columns that may hold it.
 _MADE = ("run_id", "arm", "seed", "n_params", "tokens", "flops", "batch_tokens", "peak_learning_rate")
 _SETTINGS = (
-    "family", "n_layer", "d_model", "n_head", "d_ff", "context_length", "tied", "norm", "activation", "positions",
-    "experts_per_token", "corpus_id", "tokenizer_id", "eval_id", "bytes_per_token", "optimizer", "parametrization",
-    "schedule", "weight_decay", "warmup_tokens", "mixture", "dtype", "batch_sequences", "steps_to_target",
-    "target_loss", *OF_OPTIMIZER, *OF_SCHEDULE, "cooldown_shape",
+    *with_roles("ruler", "experiment", "setting"), "n_layer", "d_model", "n_head", "d_ff", "bytes_per_token", "mixture",
+    "batch_sequences", "steps_to_target", "target_loss",
 )  # fmt: skip
 KEPT = tuple(
     name for name in dict.fromkeys((*OPTIONAL, *(column.name for column in columns_read(law_names())), *_SETTINGS))
-    if name not in _MADE
+    if name not in (*_MADE, "device")
 )  # fmt: skip
 UNTOLD = {"weight": 1.0}  # of a run whose source has no such column
 _SAID = ("loss_unit", "params_convention", "compute_convention", "source", "final")  # of tables that import wrote

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from isoflop.scaling.table.runs import PARAM_GROUPS
+from isoflop.scaling.table.formats.run_columns import PARAM_GROUPS
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,7 @@ def _judged(loss: pd.Series, predicted: Array) -> tuple[float, float]:
 
 
 def _findings(found: Mix, runs: Mixtures, caps: Array) -> Iterator[Finding]:
+    yield from runs.findings
     tried = runs.shares
     for name, weight, row in zip(found.domains, found.weights, tried, strict=True):
         if not row.min() - BEYOND <= weight <= row.max() + BEYOND:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.findings.finding import Finding, rows_of
+from isoflop.scaling.findings.settings import given_twice, unlike_runs
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.mixtures.means import SHARES
@@ -30,7 +32,7 @@ class Mixtures:
     """The runs of a table: `frame` has weight_NAME of every domain, `losses`, and n_params and tokens where known.
 
     `varies` names those of n_params and tokens that do; `unique` has the unique tokens (k,) of each domain, NaN where
-    they are not known; `loss_unit` is that of the losses.
+    they are not known; `findings` are of runs that differ in more than their mixture and scale.
     """
 
     frame: pd.DataFrame
@@ -40,6 +42,7 @@ class Mixtures:
     unique: Array
     conventions: Mapping[str, str]
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def shares(self) -> Array:
@@ -84,10 +87,13 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
     keep = pd.to_numeric(table[found[0]], errors="coerce")
     inputs = (SHARES, *(Column(name) for name in found if name != "loss"))
     inputs += tuple(Column(name) for name in ("n_params", "tokens") if name in names)
-    data = points(table.assign(loss=keep), params=params, inputs=inputs)
+    taken = table.assign(loss=keep)
+    data = points(taken, params=params, inputs=inputs)
     if unread := [why for name, why in data.lacking.items() if name not in QUANTITIES]:
         raise TableError("; ".join(unread))
     frame = data.frame
+    cell = frame.groupby(["n_params", "tokens"], dropna=False).ngroup().to_numpy()
+    unlike = (*given_twice(frame), *unlike_runs(rows_of(taken, frame), unit=data.loss_unit, cell=cell))
     sums = frame[weights].sum(axis=1).to_numpy()
     if np.abs(sums - 1).max() > 1e-9:
         of_weights.append(
@@ -100,7 +106,7 @@ def mixtures(table: pd.DataFrame, losses: list[str], *, normalise: bool = False,
     varies = tuple(n for n in ("n_params", "tokens") if n in frame and frame[n].notna().all() and _differs(frame[n]))
     unique = np.array([_only(table, UNIQUE + name, source) for name in domains])
     notes = (*data.notes, *of_weights)
-    return Mixtures(frame, domains, tuple(found), varies, unique, data.conventions, notes)
+    return Mixtures(frame, domains, tuple(found), varies, unique, data.conventions, notes, unlike)
 
 
 def _tried(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.finding import Finding
-from isoflop.scaling.findings.settings import setting_findings
+from isoflop.scaling.findings.settings import table_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.laws import PRESETS, columns_read, law_names, of_size_and_data
@@ -96,7 +96,7 @@ def predict_at(
     names = law_names(laws) if laws else _readers(at)
     read = columns_read(names)
     data = points(table, params=params, compute=compute, inputs=read)
-    settings = setting_findings(table, data, read)
+    settings = table_findings(table, data, read)
     target = _target(data, at, read)
     try:
         weighed = weigh_laws(data, names, Huber("auto"), joint=False)

@@ -10,7 +10,7 @@ import pandas as pd
 from isoflop.answer import Answer
 from isoflop.arguments import NOT_NEGATIVE, POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
-from isoflop.scaling.findings.settings import setting_findings
+from isoflop.scaling.findings.settings import table_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
 from isoflop.scaling.laws.cost import SIX_ND
@@ -151,7 +151,7 @@ def predict(
     data = points(table, params=params, compute=compute)
     target = Target.of(data, flops, n_params, tokens, unique_tokens)
     loss = forecast_loss(data, target, named)
-    loss = replace(loss, settings=setting_findings(table, data, columns_read(named or ())))
+    loss = replace(loss, settings=table_findings(table, data, columns_read(named or ())))
     # The forecast of a law that reads unique tokens has them already; the others need an allocation for them.
     own = loss.surface is None and all("U" in get_law(law)[0].inputs for law in loss.laws.index)
     servings, failed, notes = allocations(loss, inference_tokens, token_cap, None if own else unique_tokens)
@@ -225,7 +225,7 @@ def predict_table(
     """
     inputs = columns_read(law_names(laws)) if laws else ()
     data, target = (points(t, params=params, compute=compute, inputs=inputs) for t in (table, at))
-    settings, data = setting_findings(table, data, inputs), data.in_order()
+    settings, data = table_findings(table, data, inputs), data.in_order()
     fits, preferred, discrepancy, refused, notes = _weighed(
         data, law_names(laws) if laws else None, joint=not unlike(inputs)
     )

@@ -27,6 +27,7 @@ from isoflop.scaling.table.meaning import parse_percent
 from isoflop.scaling.table.read import require
 from isoflop.scaling.table.runs import final_rows, is_runs
 
+RISES, SURE = 0.5, 3.0  # rank correlation of a score with the loss, and its t: beyond both it is no score
 NEAR_TOP = 0.8  # of the way from guessing to the best score: a run that far supports a fitted top
 
 
@@ -299,6 +300,7 @@ def two_stage(
     data = points(table, params=params, compute=compute, inputs=[Column(name, transform="linear") for name in wanted])
     score, *errors = (data.frame[name].to_numpy(float) for name in wanted)
     error = errors[0] if errors else None
+    _refuse_errors(score, data.frame["loss"], column, source)
     named, chance = chance is not None, _chance(rows) if chance is None else chance
     if chance is not None:
         _check_chance(chance, f"--chance {chance:g}" if named else f"{source}: chance {chance:g}", score, error, column)
@@ -360,6 +362,16 @@ def _check_scores(rows: pd.DataFrame, column: str, source: str) -> None:
         raise TableError(
             f"{source}: {column} must lie between 0 and 1; it does not in {wrong.sum()} of {len(score)} rows "
             f"({row_names(rows, wrong)}): {score[wrong].iloc[0]:g}; write all of them as shares, or all in percent"
+        )
+
+
+def _refuse_errors(score: Array, loss: pd.Series, column: str, source: str) -> None:
+    """Raise TableError where the score rises with the loss beyond doubt, as the share of mistakes does."""
+    together, freedom = float(loss.rank().corr(pd.Series(score).rank())), len(score) - 2
+    if together > RISES and together * (freedom / max(1 - together**2, 1e-12)) ** 0.5 > SURE:
+        raise TableError(
+            f"{source}: {column} rises with the loss (rank correlation {together:+.2f} in {len(score)} runs), and a "
+            f"score falls with it: if it is an error rate, add a column of 1 - {column} and name that"
         )
 
 

@@ -11,7 +11,7 @@ from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
-from isoflop.scaling.findings.settings import setting_findings
+from isoflop.scaling.findings.settings import table_findings
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.search.kept_searches import keep_searches
@@ -101,7 +101,7 @@ def comparison(
     table, laws = as_frame(table), law_names(laws) if laws else None
     _check_scale(table, by)
     found = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table))
-    settings = setting_findings(table, found, columns_read(laws) if laws else ())
+    settings = table_findings(table, found, columns_read(laws) if laws else ())
     findings, data = (*unit_findings(found), *settings), found.in_order()
     board = compare(data, laws, by=by, above=above, level=level, on_law=on_step)
     if laws is not None and not any(issubclass(get_law(name)[0], Chinchilla) for name in laws):

@@ -14,15 +14,27 @@ import pandas as pd
 from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
+from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.settings import table_findings
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import jackknife, predict_runs
 from isoflop.scaling.laws import Laws, columns_read, law_names
 from isoflop.scaling.selection.preference import candidates, rank, refused_at
-from isoflop.scaling.selection.rolling_origins import HoldOutError, Origin, fit_at, rolling_origins
+from isoflop.scaling.selection.rolling_origins import (
+    FEWEST_ROWS,
+    FEWEST_TARGETS,
+    HoldOutError,
+    Origin,
+    fit_at,
+    rolling_origins,
+)
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 
+SIZES = 3  # a budget with fewer has no optimum to predict
+LAST = 10**0.5  # how far below the largest compute runs are held out where no budget has its sizes
+ONE_IN = 0.05  # least share of the runs
 BUDGET_COLUMNS = ("flops", "predicted_loss", "loss_opt", "predicted_n", "n_opt", "best_run_loss", "best_run_n")
 
 
@@ -66,6 +78,7 @@ class HoldOut(Answer):
     chosen: str | None
     scores: pd.DataFrame
     level: float
+    findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values of every law, with each run and budget held out."""
@@ -77,6 +90,7 @@ class HoldOut(Answer):
                 name: {
                     "params": dict(zip(f.fit.law.parameters(), f.fit.law.values().tolist(), strict=True)),
                     "n_fitted": len(f.fit.points),
+                    "n_predicted": len(f.cells),
                     "rms_error": f.rms_error,
                     "coverage": f.coverage,
                     "budgets": plain(f.budgets),
@@ -86,25 +100,29 @@ class HoldOut(Answer):
             },
             "failed": self.failed,
             "scores": plain(self.scores.reset_index()),
+            "findings": [f.to_dict() for f in self.findings],
         }
 
     def __str__(self) -> str:
         lines = [
             f"fitted up to {self.threshold:.3g} FLOPs, predicted above",
             f"{'law':<22} {'budget':>9} {'loss':>8} {'measured':>8} {'error':>7} {'n_opt':>10} {'measured':>10} "
-            f"{'ratio':>6} {'rms':>6} {'covered':>7}",
+            f"{'ratio':>6} {'runs':>5} {'rms':>6} {'covered':>7}",
         ]
         for name, f in self.forecasts.items():
             mark = "*" if name == self.chosen else " "
+            runs = f"{len(f.cells):>5} {f.rms_error:>6.2%} {f.coverage:>7.0%}"
+            if f.budgets.empty:
+                lines.append(f"{mark}{name:<21} {'no profile: the runs above are of no common budget':>66} {runs}")
             for b in f.budgets.itertuples():
                 loss = f"{b.predicted_loss:>8.4f} {b.loss_opt:>8.4f} {b.loss_error:>+7.2%}"
                 size = f"{b.predicted_n:>10.4g} {b.n_opt:>10.4g} {b.n_ratio:>6.2f}"
-                lines.append(f"{mark}{name:<21} {b.flops:>9.3g} {loss} {size} {f.rms_error:>6.2%} {f.coverage:>7.0%}")
+                lines.append(f"{mark}{name:<21} {b.flops:>9.3g} {_dashed(f'{loss} {size}')} {runs}")
         lines += [f" {name}: {why}" for name, why in self.failed.items()]
         lines.append("error: predicted / measured - 1, of the best loss")
         if self.chosen:
             lines.append("* the law preferred on the budgets below the threshold, without those above")
-        return "\n".join(lines)
+        return "\n".join([*lines, *map(str, self.findings)])
 
 
 def hold_out(
@@ -119,7 +137,8 @@ def hold_out(
 ) -> HoldOut:
     """Fit each law to the budgets up to `budgets_above` FLOPs and predict those above.
 
-    None holds out the largest budget alone; `laws` None are the candidates of `choose`. Intervals are at `level`, from
+    None holds out the largest budget alone, or where it has fewer than SIZES sizes the runs of the last half decade, at
+    least one in twenty and FEWEST_TARGETS; `laws` None are the candidates of `choose`. Intervals are at `level`, from
     the jackknife. Raises HoldOutError when nothing lies above or below the threshold, or no law can be fitted below it.
 
     >>> import isoflop
@@ -130,13 +149,14 @@ def hold_out(
     check(POSITIVE, budgets_above=budgets_above)
     check(SHARE, level=level)
     named = law_names(laws) if laws else ()
-    data = points(table, params=params, compute=compute, inputs=columns_read(named)).measured
+    whole = points(table, params=params, compute=compute, inputs=columns_read(named))
+    found, data = table_findings(table, whole, columns_read(named)), whole.measured
     groups = budget_groups(data)
     means = [_budget(g) for g in groups]
     if budgets_above is None:
         if len(groups) < 2:
             raise HoldOutError("one budget only: there is nothing to hold out; add runs at another budget")
-        budgets_above = means[-2]
+        budgets_above = _threshold(groups, means)
     below = [g for g, c in zip(groups, means, strict=True) if c <= budgets_above * 1.05]
     above = [g for g, c in zip(groups, means, strict=True) if c > budgets_above * 1.05]
     if not below or not above:
@@ -160,7 +180,7 @@ def hold_out(
         chosen, scores = choose(known, list(forecasts), objective=objective, spare_last=False)
     except HoldOutError:
         chosen, scores = None, pd.DataFrame()
-    return HoldOut(float(budgets_above), forecasts, failed, chosen, scores, level)
+    return HoldOut(float(budgets_above), forecasts, failed, chosen, scores, level, found)
 
 
 def choose(
@@ -252,6 +272,22 @@ def _optimum(fitted: Fit, flops: float) -> tuple[float, float]:
     except ValueError:
         return float("nan"), float("nan")
     return float(best.loss), float(best.N)
+
+
+def _dashed(text: str) -> str:
+    """Numbers in columns, a dash where there is none."""
+    return text.replace("+nan%", "    -").replace("nan", "  -")
+
+
+def _threshold(groups: Sequence[pd.DataFrame], means: Sequence[float]) -> float:
+    """The budget up to which laws are fitted where none is given; enough runs stay below it for a fit."""
+    if groups[-1]["n_params"].nunique() >= SIZES:
+        return means[-2]
+    below = np.cumsum([len(group) for group in groups])
+    above = below[-1] - below[:-1]
+    enough = (above >= max(FEWEST_TARGETS, ONE_IN * below[-1])) & (below[:-1] >= FEWEST_ROWS)
+    allowed = np.flatnonzero(enough & (np.array(means[:-1]) <= means[-1] / LAST))
+    return means[allowed[-1]] if len(allowed) else means[-2]
 
 
 def _budget(group: pd.DataFrame) -> float:

@@ -92,7 +92,8 @@ def rolling_origins(data: Points, *, by: str = "flops", above: float | None = No
         origins.append(_origin(data, known, target, float(cut), by))
     if not origins:
         raise HoldOutError(
-            f"{len(frame)} runs give no origin with {FEWEST_ROWS} runs below it and {FEWEST_TARGETS} above: add runs"
+            f"{len(frame)} runs give no origin with {FEWEST_ROWS} runs below it and {FEWEST_TARGETS} above: add runs, "
+            "or name one (--holdout-above)"
         )
     return origins
 

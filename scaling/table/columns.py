@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.table.formats.counts import count_as, counts_in, is_count
 from isoflop.scaling.table.formats.products import with_sizes, with_tokens, without_one_epoch
 from isoflop.scaling.table.meaning import (
     ALIASES,
@@ -107,13 +108,18 @@ def resolve(
         candidates = columns_for(frame, name) if name in QUANTITIES else [name] * (name in frame)
         if len(candidates) > 1:
             several.append(name)
-            problems.append(
-                f"{len(candidates)} columns may be {name} ({', '.join(candidates)}): name one with --map {name}=COLUMN"
-            )
+            problems.append(_several(name, candidates))
         elif candidates:
             found[name] = candidates[0]
             _say_others(frame, name, candidates[0], notes)
             _say_like(frame, name, candidates[0], notes)
+    for name, candidates in counts_in(str(column) for column in frame).items():
+        if name in found or name in frame:
+            continue
+        if len(candidates) > 1:
+            problems.append(_several(name, candidates))
+        else:
+            found[name] = candidates[0]
     _drop_speed(frame, found, mapping, notes)
     names = [str(column) for column in frame.columns]
     known = {*found, *names, *several}
@@ -124,6 +130,10 @@ def resolve(
         raise TableError(f"{source}: {'; '.join(problems)} (columns: {', '.join(names)})")
     frame = with_tokens(frame, found, notes)
     return _converted(frame, found, mapping, notes, source)
+
+
+def _several(name: str, candidates: list[str]) -> str:
+    return f"{len(candidates)} columns may be {name} ({', '.join(candidates)}): name one with --map {name}=COLUMN"
 
 
 def _lacking(frame: pd.DataFrame, quantity: str, names: list[str]) -> str:
@@ -191,13 +201,13 @@ def _converted(
     meanings: dict[str, Meaning] = {}
     wrong = pd.DataFrame(index=frame.index)
     for name, column in found.items():
-        meant = meanings[name] = meaning_as(column, name)
-        if name not in _NUMERIC:
+        meant = meanings[name] = count_as(column, name) if is_count(name) else meaning_as(column, name)
+        if name not in _NUMERIC and not meant.note:
             made[name] = frame[column]
         elif column != name or not is_numbers(frame[column]):
             parsed, wrong[name] = parse(frame[column])
             made[name] = _scaled(frame[column], parsed, meant, name, notes, source)
-        how = f" ({meant.note})" if name in QUANTITIES and meant.note else ""
+        how = f" ({meant.note})" if meant.note and (name in QUANTITIES or is_count(name)) else ""
         if name in mapping:
             notes.append(f"{name} is the column {column}{how}")
         elif column != name:

@@ -30,10 +30,11 @@ from isoflop.scaling.table.columns import (
 from isoflop.scaling.table.curves import curves, not_positive
 from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.formats.loss_unit import with_unit
+from isoflop.scaling.table.formats.run_columns import PARAM_GROUPS
 from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
-from isoflop.scaling.table.read import check_values, require
-from isoflop.scaling.table.runs import PARAM_GROUPS, final_rows, forecast_rows, is_forecast, is_runs
+from isoflop.scaling.table.read import THIRD, check_values, require
+from isoflop.scaling.table.runs import final_rows, forecast_rows, is_forecast, is_runs
 from isoflop.scaling.table.unfinished import leave_out_unfinished
 
 PARAMS = {
@@ -47,8 +48,6 @@ COMPUTE = {
     "6nd": "6 x parameters (by the convention chosen) x tokens",
     "full-attention": "exact, but counting the masked half of the attention square",
 }
-# The compute of a dense Transformer without attention and head, C = 6 N D, solved for each (Kaplan et al. 2020).
-_THIRD = {"n_params": "flops / (6 x tokens)", "tokens": "flops / (6 x n_params)", "flops": "6 x n_params x tokens"}
 ASPECT = 16.0  # width per layer of the sizes in conf/model
 LARGEST = 1e11  # parameters: how far a family is continued
 REACH = 3.0  # times the range of sizes in a table: beyond, its cost of training is extrapolated
@@ -423,10 +422,10 @@ def with_third(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.Data
     Unchanged where it has all three, or fewer than two. Raises TableError for a column that may be the third, which
     only the user knows, and for values of the other two that are not finite and positive.
     """
-    held = {name for name in _THIRD if name in frame and frame[name].notna().any()}
+    held = {name for name in THIRD if name in frame and frame[name].notna().any()}
     if len(held) != 2:
         return frame
-    (absent,) = set(_THIRD) - held
+    (absent,) = set(THIRD) - held
     vague = [str(name) for name in frame if str(name).lower() in VAGUE.get(absent, ()) and some_numbers(frame[name])]
     others = like(frame, absent)
     if absent != "flops":
@@ -437,7 +436,7 @@ def with_third(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.Data
         )
     check_values(frame, sorted(held), source=source)
     unread = f" ({', '.join(others)}: not read as {absent}, take one with --map)" if others else ""
-    notes.append(f"{absent} {'are' if absent != 'n_params' else 'is'} missing: taken as {_THIRD[absent]}{unread}")
+    notes.append(f"{absent} {'are' if absent != 'n_params' else 'is'} missing: taken as {THIRD[absent]}{unread}")
     if absent == "flops":
         return frame.assign(flops=6.0 * frame["n_params"].astype(float) * frame["tokens"])
     (other,) = held - {"flops"}

@@ -162,7 +162,7 @@ def meaning(name: str) -> Meaning | None:
         return None
     if match := re.fullmatch(r"\s*(.+?)\s*[(\[]\s*(.+?)\s*[)\]]\s*", name):
         head, inner = words(match[1]), match[2]
-        return _logarithm(head, words(inner)) if head in _LOG else _in_unit(_plain(head), inner)
+        return _logarithm(head, words(inner)) if head in _LOG else in_unit(_plain(head), inner)
     text = words(name)
     if match := re.fullmatch(r"(log10|log2|ln)_(.+)", text):
         return _logarithm(match[1], match[2])
@@ -170,7 +170,7 @@ def meaning(name: str) -> Meaning | None:
         return _logarithm(match[2], match[1])
     if (found := _plain(text)) is not None:
         return found
-    head, scale = _suffix(text)
+    head, scale = suffix(text)
     if scale and len(head) > 1:
         return _times(_plain(head), scale)
     if match := re.fullmatch(r"((?:.*_)?)([kmbgt])_?(params|parameters|tokens)", text):
@@ -196,11 +196,11 @@ def meaning_as(name: str, quantity: str) -> Meaning:
     if quantity not in QUANTITIES:
         return whole
     if match := re.fullmatch(r"\s*(.+?)\s*[(\[]\s*(.+?)\s*[)\]]\s*", name):
-        return (_in_unit(whole, match[2]) if words(match[1]) not in _LOG else None) or whole
+        return (in_unit(whole, match[2]) if words(match[1]) not in _LOG else None) or whole
     plain = words(name)
     if match := re.search(r"(?<![a-z])(log10|log2|ln)(?![a-z])", plain):
         return Meaning(quantity, transform=match[1])  # type: ignore[arg-type]  # of the words just matched
-    head, scale = _suffix(plain)
+    head, scale = suffix(plain)
     if scale and re.search(_FAMILY.get(quantity, "$^"), head):
         return Meaning(quantity, scale)
     if match := re.search(rf"(?<![a-z])([kmbgt])_?({_FAMILY['n_params']}|tokens)(?![a-z])", plain):
@@ -268,7 +268,7 @@ def _plain(text: str) -> Meaning | None:
     return Meaning("loss", transform=transform, loss_unit=unit)
 
 
-def _suffix(text: str) -> tuple[str, float]:
+def suffix(text: str) -> tuple[str, float]:
     """A name without the scale that ends it, and the scale; 0 without one."""
     match = re.fullmatch(r"(.*?)_(?:in_)?([a-z]+|1e\d+|10\^\d+)", text)
     return (match[1], _SCALES.get(match[2]) or _power_of_ten(match[2])) if match else (text, 0.0)
@@ -291,7 +291,7 @@ def _logarithm(base: str, text: str) -> Meaning | None:
     return Meaning(found.quantity, transform=base)  # type: ignore[arg-type]  # one of _LOG
 
 
-def _in_unit(found: Meaning | None, unit: str) -> Meaning | None:
+def in_unit(found: Meaning | None, unit: str) -> Meaning | None:
     """A quantity with its unit in brackets."""
     if found is None:
         return None
@@ -302,14 +302,15 @@ def _in_unit(found: Meaning | None, unit: str) -> Meaning | None:
         return Meaning(found.quantity, transform=text)  # type: ignore[arg-type]  # one of _LOG
     first = text.split()[0] if text.split() else ""
     scale = _SCALES.get(first) or _power_of_ten(first)
-    if scale and (text == first or re.fullmatch(r"\S+ (of )?(params|parameters|tokens|flops?)", text)):
+    if scale and (text == first or re.fullmatch(r"\S+ (of )?(params|parameters|tokens|steps|sequences|flops?)", text)):
         return Meaning(found.quantity, scale)
     if found.quantity == "flops":
         if re.fullmatch(r"(pf|pflops?|petaflops?)[/\s-]*s?[\s-]*days?", text):
             return Meaning("flops", _PF_DAYS)
         if match := re.fullmatch(rf"{_FLOP}[\s-]?flops?", text):
             return Meaning("flops", _FLOP_SCALES[match[1]])
-    return found if words(text) in ("count", "tokens", "params", "parameters", "flops", "flop") else None
+    alone = ("count", "tokens", "params", "parameters", "steps", "sequences", "flops", "flop")
+    return found if words(text) in alone else None
 
 
 def measured_in(unit: str) -> Meaning | None:

@@ -4,6 +4,7 @@ A table needs `loss`, and `n_params` and `tokens` or `flops`. What was renamed o
 `frame.attrs["notes"]`; values that no law can take are an error that names the rows.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,17 @@ import pandas as pd
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.table.bundle.hub import address, fetch, on_hub
 from isoflop.scaling.table.bundle.manifest import is_bundle, read_manifest, table_of
-from isoflop.scaling.table.columns import OPTIONAL, Resolved, TableError, absent, hint, refuse_words, resolve, row_names
+from isoflop.scaling.table.columns import (
+    OPTIONAL,
+    Resolved,
+    TableError,
+    absent,
+    floats,
+    hint,
+    refuse_words,
+    resolve,
+    row_names,
+)
 from isoflop.scaling.table.curves import refuse_splits
 from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.formats.names import LABELS
@@ -26,6 +37,8 @@ from isoflop.scaling.table.studies.listing import BUDGET, all_runs, chosen_runs,
 from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.where import ConditionError, matching_rows
 
+# The compute of a dense Transformer without attention and head, C = 6 N D, solved for each (Kaplan et al. 2020).
+THIRD = {"n_params": "flops / (6 x tokens)", "tokens": "flops / (6 x n_params)", "flops": "6 x n_params x tokens"}
 SHOWN = 200  # characters of a --where in a message
 TRAINER_FLOPS = "total_flos"
 MAX_POINTS = 200_000  # runs of one fit
@@ -211,9 +224,23 @@ def _check_mapping(frame: pd.DataFrame, mapping: Mapping[str, str], inputs: Sequ
             )
 
 
+def _with_third(frame: pd.DataFrame, where: str, notes: list[str]) -> pd.DataFrame:
+    """The frame with what a condition reads of n_params, tokens and flops and the table lacks, as answers take it."""
+    sizes = {name: floats(frame[name]) for name in ("n_params", "tokens", "flops") if name in frame}
+    for name, how in THIRD.items():
+        others = [sizes[other] for other in THIRD if other != name and other in sizes]
+        if len(others) < 2 or not re.search(rf"\b{name}\b", where):
+            continue
+        if name not in sizes or (name == "flops" and sizes[name].isna().any() and not others[0].isna().any()):
+            notes.append(f"{name} in --where: {how}")
+            one, other = others
+            return frame.assign(**{name: 6.0 * one * other if name == "flops" else other / (6.0 * one)})
+    return frame
+
+
 def _filter(frame: pd.DataFrame, where: str, notes: list[str], *, source: str) -> pd.DataFrame:
     try:
-        kept = frame[matching_rows(frame, where)]
+        kept = frame[matching_rows(_with_third(frame, where, notes), where)]
     except TableError as error:
         shown = where if len(where) <= SHOWN else f"{where[:SHOWN]}..."
         raise ConditionError(f'{source}: --where "{shown}" cannot be evaluated: {error}') from error

@@ -1,8 +1,8 @@
 """The run table: one row per (run, evaluation), run constants repeated.
 
-`COLUMNS` defines what the runner writes and the fits and figures read. A run is one parquet file, written to a
-temporary name and renamed, so that a reader sees a whole run or none; the schema metadata holds its resolved
-configuration. Anything that reads parquet (pandas, DuckDB, polars) reads a store with a glob.
+`COLUMNS` (`formats.run_columns`) defines what the runner writes and the fits and figures read. A run is one parquet
+file, written to a temporary name and renamed, so that a reader sees a whole run or none; the schema metadata holds its
+resolved configuration. Anything that reads parquet (pandas, DuckDB, polars) reads a store with a glob.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from isoflop.read_json import JsonError, parse_json, require_regular
 from isoflop.scaling.table.cells import FAULTS, Form, keep_shard, read_cells
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.evaluations.domains import with_domains
+from isoflop.scaling.table.formats.run_columns import COLUMNS, NAMES, OF_ONE_RUN, PARAM_GROUPS, VOLATILE
 from isoflop.scaling.table.migrate import ADDED, complete
 
 SCHEMA_VERSION = 1  # raised when an older isoflop could not read a new table; added columns do not raise it
@@ -50,105 +50,6 @@ class DamagedRunsError(RunTableError, TableError):
     """A table of runs that cannot be used as it is, and is nothing else either."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of the run table. `volatile` marks what two identical runs may differ in (clocks, machines)."""
-
-    name: str
-    dtype: str
-    unit: str
-    meaning: str
-    volatile: bool = False
-
-
-PARAM_GROUPS = ("embedding", "position", "attention", "recurrent", "mlp", "norm", "unembedding")
-
-COLUMNS: tuple[Column, ...] = (
-    Column("run_id", "string", "", "hash of everything that determines the run's losses"),
-    Column("trunk_id", "string", "", "hash of what cells share before they branch: the statistical cluster"),
-    Column("arm", "string", "", "the value of what a study compares"),
-    Column("seed", "int64", "", "initialisation and data order"),
-    Column("state", "string", "", "done, diverged or stopped"),
-    Column("final", "bool", "", "the evaluation at the end of the run's own horizon; of a stopped run its forecast"),
-    Column("family", "string", "", "architecture"),
-    Column("n_layer", "int64", "layers", "depth"),
-    Column("d_model", "int64", "", "width of the residual stream"),
-    Column("n_head", "int64", "", "attention heads"),
-    Column("d_ff", "int64", "", "width of the MLP"),
-    Column("vocab_size", "int64", "tokens", "vocabulary"),
-    Column("context_length", "int64", "tokens", "context window"),
-    Column("tied", "bool", "", "embedding and unembedding share weights"),
-    Column("norm", "string", "", "rmsnorm or layernorm"),
-    Column("activation", "string", "", "swiglu or gelu"),
-    Column("positions", "string", "", "rotary or learned"),
-    Column("experts", "int64", "", "MLPs to choose from, per layer; 0: one for every token"),
-    Column("experts_per_token", "int64", "", "experts that a token is sent to; 0 without experts"),
-    Column(
-        "weight_bits", "int64", "bits", "of the weights in the blocks' products: rounded below 32, which is float32"
-    ),
-    Column("activation_bits", "int64", "bits", "of what those weights multiply: rounded below 32, which is float32"),
-    *(Column(f"n_params_{g}", "int64", "parameters", f"{g} parameters") for g in PARAM_GROUPS),
-    Column("n_params_total", "int64", "parameters", "the sum of the groups: every trainable parameter once"),
-    Column("n_params_active", "int64", "parameters", "of the weight matrices with the head, those a token meets"),
-    Column("flops_token_blocks", "int64", "FLOPs/token", "forward, weight matrices of the blocks"),
-    Column("flops_token_attention_scores", "float64", "FLOPs/token", "forward, scores and values, causal"),
-    Column("flops_token_attention_scores_full", "float64", "FLOPs/token", "forward, scores and values, full square"),
-    Column("flops_token_unembedding", "int64", "FLOPs/token", "forward, logits"),
-    Column("corpus_id", "string", "", "hash of the tokens"),
-    Column("tokenizer_id", "string", "", "name or hash of the tokenizer"),
-    Column("eval_id", "string", "", "hash of the held-out windows that the loss is measured on"),
-    Column("loss_floor", "float64", "nats/token", "exact irreducible loss of a synthetic corpus, NaN elsewhere"),
-    Column("bytes_per_token", "float64", "bytes/token", "on the held-out text"),
-    Column("unique_tokens", "int64", "tokens", "distinct training tokens available to the run"),
-    Column("epochs", "float64", "", "tokens seen / unique tokens"),
-    Column("optimizer", "string", "", "optimiser"),
-    Column("parametrization", "string", "", "initialisation and per-tensor learning-rate rule"),
-    Column("schedule", "string", "", "learning-rate schedule"),
-    Column("peak_learning_rate", "float64", "", "base learning rate before the per-tensor rule"),
-    Column("weight_decay", "float64", "", "of the weights, a step and rate; NaN in tables that did not keep it"),
-    Column("beta1", "float64", "", "AdamW: decay of the mean gradient a step; NaN where not kept, as those below"),
-    Column("beta2", "float64", "", "AdamW: decay of the mean squared gradient a step"),
-    Column("eps", "float64", "", "AdamW: added to the root of that mean"),
-    Column("clip_norm", "float64", "", "largest norm of the gradients; 0: not clipped"),
-    Column("momentum", "float64", "", "Muon: decay of the mean gradient a step"),
-    Column("base_width", "float64", "", "width that the rate is written for"),
-    Column("base_depth", "float64", "layers", "completep: depth that residual branches are written for"),
-    Column("cooldown_fraction", "float64", "", "wsd: share of the run's own steps under cooldown"),
-    Column("cooldown_shape", "string", "", "wsd: how the rate comes down; empty where not kept"),
-    Column("final_fraction", "float64", "", "share of the peak rate that the schedule ends at"),
-    Column("warmup_tokens", "int64", "tokens", "tokens under warm-up"),
-    Column("step", "int64", "steps", "optimiser steps taken"),
-    Column("tokens", "int64", "tokens", "training tokens seen"),
-    Column("horizon_tokens", "int64", "tokens", "tokens at which the schedule ends"),
-    Column("budget_flops", "float64", "FLOPs", "the budget requested; NaN when it was given in tokens"),
-    Column("batch_tokens", "int64", "tokens", "tokens per optimiser step"),
-    Column("learning_rate", "float64", "", "base learning rate at this step"),
-    Column("phase", "string", "", "warmup, constant, cooldown or decay"),
-    Column("loss", "float64", "nats/token", "held-out cross-entropy"),
-    Column("loss_se", "float64", "nats/token", "standard error of the loss over held-out windows"),
-    Column("bits_per_byte", "float64", "bits/byte", "loss / (ln 2 x bytes per token)"),
-    Column("accuracy", "float64", "", "share of next tokens predicted exactly"),
-    Column("train_loss", "float64", "nats/token", "mean training loss since the previous row"),
-    Column("mixture", "string", "", "JSON, of each domain: weight, loss, epochs, unique_tokens; empty without one"),
-    Column("noise_scale", "float64", "tokens", "of the gradient, of the last steps mostly; NaN where not logged", True),
-    Column("flops", "float64", "FLOPs", "training compute: forward and backward, causal attention, with the head"),
-    Column("flops_6nd", "float64", "FLOPs", "6 x total parameters x tokens"),
-    Column("wall_seconds", "float64", "s", "training time had the run been alone (a trunk counts in each)", True),
-    Column("peak_memory_bytes", "int64", "bytes", "peak resident memory of the worker; on CUDA, of the device", True),
-    Column("code_version", "string", "", "version and commit of isoflop", True),
-    Column("torch_version", "string", "", "torch, and the build of our kernels", True),
-    Column("engine", "string", "", "what took the steps: c, torch, autograd, compiled, packed; on CUDA cuda-..", True),
-    Column("device", "string", "", "processor or accelerator", True),
-    Column("dtype", "string", "", "precision of the matrix products"),
-    Column("created_at", "string", "ISO 8601", "when the row was written, UTC", True),
-)
-
-NAMES = tuple(c.name for c in COLUMNS)
-VOLATILE = tuple(c.name for c in COLUMNS if c.volatile)
-# What repeats of a run under other seeds may differ in; the last learning rate follows from the other columns.
-OF_ONE_RUN = ("run_id", "trunk_id", "seed", "state", "learning_rate", "loss", "loss_se", "bits_per_byte", "accuracy",
-              "train_loss", "mixture", *VOLATILE)  # fmt: skip
-NEEDED = tuple(name for name in NAMES if name not in (*ADDED, *VOLATILE))  # what every run has
 _PANDAS_DTYPE = {"string": "str", "int64": "int64", "float64": "float64", "bool": "bool"}
 _ARROW_SCHEMA = pa.schema([(c.name, {"bool": pa.bool_()}.get(c.dtype) or getattr(pa, c.dtype)()) for c in COLUMNS])
 

@@ -4,36 +4,28 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
-import pandas as pd
-
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import FitError, fit
 from isoflop.scaling.laws.axes.tuning import RateBowl
 from isoflop.scaling.tuning.answer import TunedArm
 from isoflop.scaling.tuning.best import best_setting
 from isoflop.scaling.tuning.choice import Choice, choose, skewed
-from isoflop.scaling.tuning.sweep import FEWEST, KEYS
+from isoflop.scaling.tuning.sweep import FEWEST
 
-SETTINGS = ("family", "optimizer", "parametrization", "schedule", "tied", "corpus_id", "context_length", "dtype")
 BEYOND = 1.001  # times the range of what was tried: what rounding leaves is inside
 FAR_OFF = 0.005  # of the loss: a cell whose lowest rate loses more is not tuned
 NAMES = {"learning_rate": "peak_learning_rate", "batch_tokens": "batch_tokens", "weight_decay": "weight_decay"}
 
 
-def objections(found: TunedArm, choice: Choice, table: pd.DataFrame, wanted: Mapping[str, float]) -> Iterator[Finding]:
+def objections(found: TunedArm, choice: Choice, wanted: Mapping[str, float]) -> Iterator[Finding]:
     """Findings on a tuning, for a scale with these columns given."""
+    yield from found.sweep.findings
     yield from _status(found)
     yield from _edges(found)
     yield from _few(found)
     yield from _scale(found, choice, wanted)
     yield from _beyond(found)
     yield from _untuned(found)
-    for name in SETTINGS:
-        if name in table and name not in KEYS and table[name].nunique() > 1:
-            yield Finding(
-                "pooled_settings", "warn", f"{table[name].nunique()} values of {name} stand in one law of tuning",
-                f"keep one with --where, or fit them apart with --by {name}",
-            )  # fmt: skip
 
 
 def _status(found: TunedArm) -> Iterator[Finding]:

@@ -5,13 +5,15 @@ the lowest or the highest rate tried shows where to try next, not where its opti
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.findings.finding import Finding, rows_of
+from isoflop.scaling.findings.settings import given_twice, unlike_runs
 from isoflop.scaling.laws.axes.tuning import BATCH, DECAY, RATE
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.laws.law import Array
@@ -45,12 +47,14 @@ class Sweep:
     `points` holds the rows fitted: of cells with enough rates, those near the lowest loss. `cells` has a row per cell:
     its KEYS (NaN where the table lacks one), rates tried, the one with the lowest mean loss, that loss, `edge` ("low",
     "high" or ""), and whether it is fitted. `context` is the number of tokens of a sequence, NaN where it is not known.
+    `findings` are of runs that differ in more.
     """
 
     points: Points
     cells: pd.DataFrame
     context: float
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -93,6 +97,7 @@ def sweep_of(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
     if RATE.name in data.lacking:
         raise TableError(data.lacking[RATE.name])
     frame = data.frame.assign(**{key: np.nan for key in KEYS if key not in data.frame})
+    found = (*given_twice(data.frame), *_unlike(named, data, frame))
     frame, of_decay = _decays(frame)
     rates = np.unique(levels(frame[RATE.name].to_numpy(float)))
     if len(rates) < 2:
@@ -100,10 +105,7 @@ def sweep_of(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
         raise NoOptimumError(
             f"{source}: every run has the learning rate {value:g}: an optimum needs others to be tried"
         )
-    cell = np.unique(
-        np.column_stack([levels(frame[key].to_numpy(float)) for key in KEYS]), axis=0, return_inverse=True
-    )[1]
-    frame = frame.assign(cell=cell.ravel())
+    frame = frame.assign(cell=_cell_of(frame))
     cells = _cells(frame, _diverged(named, params))
     kept = cells["fitted"].to_numpy()
     if not kept.any():
@@ -127,7 +129,19 @@ def sweep_of(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
         )
     lengths = frame["context_length"] if "context_length" in frame else pd.Series(dtype=float)
     context = float(lengths.iloc[0]) if lengths.nunique() == 1 else math.nan
-    return Sweep(replace(data, frame=rows), cells, context, tuple(notes))
+    return Sweep(replace(data, frame=rows), cells, context, tuple(notes), found)
+
+
+def _unlike(table: pd.DataFrame, data: Points, frame: pd.DataFrame) -> Iterator[Finding]:
+    """Runs that differ in more than what a law of tuning reads; `frame` has the KEYS of the points `data`."""
+    may_vary = [column.name for column in INPUTS if column is not CONTEXT]
+    yield from unlike_runs(rows_of(table, data.frame), unit=data.loss_unit, may_vary=may_vary, cell=_cell_of(frame))
+
+
+def _cell_of(frame: pd.DataFrame) -> Array:
+    """The number (n,) of the cell that each row is of."""
+    labels = np.column_stack([levels(frame[key].to_numpy(float)) for key in KEYS])
+    return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
 
 
 def with_names(table: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:

@@ -60,7 +60,7 @@ def tune(
     arms, failed = [], {}
     for name, rows in _by_arm(table, by, arm).items():
         try:
-            arms.append(_tuned(name, rows, sweep_of(rows, params=params, compute=compute), wanted, requested, level))
+            arms.append(_tuned(name, sweep_of(rows, params=params, compute=compute), wanted, requested, level))
         except (NoOptimumError, FitError) as error:
             failed[name] = str(error)
     if not arms:
@@ -114,7 +114,6 @@ def _by_arm(table: pd.DataFrame, by: str, arm: str | None) -> dict[str, pd.DataF
 
 def _tuned(
     name: str,
-    table: pd.DataFrame,
     sweep: Sweep,
     wanted: Mapping[str, float],
     requested: Mapping[str, float],
@@ -149,7 +148,7 @@ def _tuned(
         loss=loss_at(law, at, optimum), requested=question, cells=_distances(sweep, law, choice), findings=(),
         notes=(*sweep.notes, *notes),
     )  # fmt: skip
-    return replace(found, findings=tuple(objections(found, choice, table, wanted)))
+    return replace(found, findings=tuple(objections(found, choice, wanted)))
 
 
 def _part(part: str, at: Scale) -> Callable[[Any], float]:

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.table.cells import SHARD_FILE
-from isoflop.scaling.table.runs import PARAM_GROUPS, read_runs, write_run
+from isoflop.scaling.table.formats.run_columns import PARAM_GROUPS
+from isoflop.scaling.table.runs import read_runs, write_run
 from tests.support.fits.hard_fits import SURFACE, isoflop
 from tests.support.root import RESULTS, ROOT
 

@@ -92,3 +92,50 @@ def test_draws_take_one_compute_or_several():
     draws = isoflop.jackknife(isoflop.fit("chinchilla", QUICK))
     assert draws.optimal(1e13).N.shape == (len(draws), 1)
     assert draws.optimal([1e12, 1e13]).N[:, 1:].tolist() == draws.optimal(1e13).N.tolist()
+
+
+def unlike(table: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
+    """The table, of which the longer half of the runs (of the last arm) has another value in a column."""
+    length = next(name for name in ("horizon_tokens", "tokens", "batch_tokens", "weight_code") if name in table)
+    part = table["arm"] == table["arm"].iloc[-1] if "arm" in table else pd.Series(True, index=table.index)
+    late = part & (table[length] > table.loc[part, length].median())
+    held = table[column] if column in table else pd.Series("usual", index=table.index)
+    return table.assign(**{column: held.where(~late, value)})
+
+
+def sweep():
+    grid = [(n, r) for n in (1e7, 1e8) for r in (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)]
+    runs = pd.DataFrame(grid, columns=["n_params", "peak_learning_rate"])
+    loss = 2 + 0.1 * np.log(runs["peak_learning_rate"] / 4e-3) ** 2 * (1 + 0.1 * np.log(runs["n_params"]))
+    return runs.assign(tokens=20 * runs["n_params"], loss=loss)
+
+
+DRAWN = {  # of a table, whose runs one answer is drawn from
+    "batch": (isoflop.batch, batches()),
+    "compare": (lambda t: isoflop.compare(t, ["kaplan"]), QUICK),
+    "gate": (lambda t: isoflop.gate(t, target=1e12), ARMS),
+    "hold_out": (lambda t: isoflop.hold_out(t, laws=("chinchilla",)), QUICK),
+    "mix": (isoflop.mix, shares()),
+    "multiplier": (isoflop.multiplier, ARMS),
+    "predict": (lambda t: isoflop.predict(t, flops=1e13, laws="chinchilla"), QUICK),
+    "predict_memory": (lambda t: isoflop.predict_memory(t, flops=1e20, memory=4e9), experts()),
+    "predict_run": (lambda t: isoflop.predict_run(t, "4e1d317d8ef8", until=7000), QUICK),
+    "suggest": (lambda t: isoflop.suggest(t, budget=1e12, target=1e14), QUICK),
+    "tune": (isoflop.tune, sweep()),
+}
+
+
+@pytest.mark.parametrize(("column", "code"), [("eval_id", "mixed_conventions"), ("optimizer", "mixed_experiment")])
+@pytest.mark.parametrize("name", DRAWN)
+def test_an_answer_from_runs_that_are_not_alike_says_so(name, column, code):
+    answer, table = DRAWN[name]
+    assert f"{code}:" not in str(answer(table))
+    assert f"{code}:" in str(answer(unlike(table, column, "another")))
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_an_answer_from_rows_given_twice_says_so(name):
+    answer, table = DRAWN[name]
+    twice = pd.concat([table, table], ignore_index=True)
+    text = str(answer(twice))
+    assert any(told in text for told in ("duplicate_rows:", "that repeat another", "written twice"))

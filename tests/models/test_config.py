@@ -19,7 +19,7 @@ from isoflop.models.config import (
     n_total,
     training_flops_per_token,
 )
-from isoflop.scaling.table import runs
+from isoflop.scaling.table.formats import run_columns
 
 SHAPE = {"family": "transformer", "vocab_size": 256, "context_length": 64, "n_layer": 2, "d_model": 16, "n_head": 2}
 
@@ -48,9 +48,9 @@ def test_causal_scores_tend_to_half_the_square():
 
 
 def test_groups_are_those_of_the_run_table():
-    assert PARAM_GROUPS == runs.PARAM_GROUPS
+    assert PARAM_GROUPS == run_columns.PARAM_GROUPS
     assert tuple(count_params(ModelConfig(**SHAPE))) == PARAM_GROUPS
-    assert {f"flops_token_{g}" for g in flops_per_token(ModelConfig(**SHAPE))} <= set(runs.NAMES)
+    assert {f"flops_token_{g}" for g in flops_per_token(ModelConfig(**SHAPE))} <= set(run_columns.NAMES)
 
 
 def test_a_tied_matrix_counts_once_and_as_the_head():

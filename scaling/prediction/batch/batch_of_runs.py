@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from isoflop.scaling.findings.table_checks import ONE_EXPERIMENT, ONE_QUANTITY
+from isoflop.scaling.findings.settings import unlike_runs
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import count_params
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.runs import final_rows
 from isoflop.scaling.table.where import keeping
 
-# Columns that the runs of one critical batch agree in. Curves of any schedule and device compare at a constant rate.
-ONE = tuple(name for name in (*ONE_QUANTITY, *ONE_EXPERIMENT) if name not in ("context_length", "schedule", "device"))
+MAY_VARY = ("context_length", "schedule", "device")  # curves of any schedule compare at a constant rate
 CURVE = ("n_params", "batch_tokens", "context_length", "peak_learning_rate", "weight_decay")
 
 
@@ -91,13 +90,14 @@ def steps_of_runs(table: pd.DataFrame, params: str = "matrices") -> pd.DataFrame
 
 def _refuse_several(table: pd.DataFrame) -> None:
     """Raise TableError where runs differ in what decides their losses beside size, batch, rate, decay and seed."""
-    for name in ONE:
-        if name in table and len(values := table[name].value_counts()) > 1:
-            shown = ", ".join(str(value) or "''" for value in values.index[:4])
-            raise TableError(
-                f"{table.attrs.get('source', 'table')}: {len(values)} values of {name} ({shown}), and a critical batch "
-                f"is that of one: keep one, e.g. {keeping({name: values.index[0]})}"
-            )
+    for found in unlike_runs(table, may_vary=MAY_VARY):
+        name = found.columns[0]
+        values = table[name].value_counts()
+        shown = ", ".join(str(value) or "''" for value in values.index[:4])
+        raise TableError(
+            f"{table.attrs.get('source', 'table')}: {len(values)} values of {name} ({shown}), and a critical batch "
+            f"is that of one: keep one, e.g. {keeping({name: values.index[0]})}"
+        )
 
 
 def _reached(curve: pd.DataFrame, target: float) -> float:
@@ -119,7 +119,7 @@ def noise_of_runs(table: pd.DataFrame, level: float, params: str = "matrices") -
     Raises TableError for runs of several experiments.
     """
     _refuse_several(table)
-    last = final_rows(table)
+    last = final_rows(table).drop_duplicates("run_id")
     last = last.assign(n_params=count_params(last, params))
     last = last[last["noise_scale"] > 0]
     found = []

@@ -14,9 +14,11 @@ import pandas as pd
 from isoflop.answer import Answer
 from isoflop.arguments import MOST_DEVICES, POSITIVE, SHARE, check, whole
 from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.settings import given_twice, unlike_runs
+from isoflop.scaling.findings.units import count_findings
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.prediction.batch.batch_of_runs import NoiseScale, noise_of_runs, steps_of_runs
+from isoflop.scaling.prediction.batch.batch_of_runs import MAY_VARY, NoiseScale, noise_of_runs, steps_of_runs
 from isoflop.scaling.prediction.batch.size_batch import FEWEST_BATCHES, Exponent, SizeBatch, exponents, size_batch
 from isoflop.scaling.prediction.spending.deadline import schedule
 from isoflop.scaling.table.columns import TableError
@@ -192,6 +194,8 @@ def critical_batch(
         noise, table = noise_of_runs(table, level), steps_of_runs(table)
         notes += table.attrs["notes"]
     frame, sequences, length = _rows(table, notes, source)
+    counts = frame.rename(columns={"batch": SEQUENCES if sequences else TOKENS, "loss": STEPS})
+    found = (*count_findings(counts), *given_twice(frame), *unlike_runs(table, may_vary=MAY_VARY))
     sizes, failed = [], {}
     for (n, loss), group in frame.groupby(["n_params", "target_loss"], dropna=False):
         name = f"{n:.4g} parameters" + (f" to a loss of {loss:.4g}" if np.isfinite(loss) else "")
@@ -216,7 +220,7 @@ def critical_batch(
         schedule=frame,
         meets=meets,
         failed=failed,
-        findings=tuple(_findings(sizes, exponent, overhead_exponent, failed)),
+        findings=(*found, *_findings(sizes, exponent, overhead_exponent, failed)),
         notes=tuple(notes),
         level=level,
         noise=noise,

@@ -9,6 +9,8 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import PART, check, whole
+from isoflop.scaling.findings.finding import Finding
+from isoflop.scaling.findings.settings import unlike_runs
 from isoflop.scaling.prediction.curves.curve_model import CurveModel, Forecast, curve_model
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.columns import hint
@@ -26,6 +28,7 @@ POINTS = 24  # of a band
 MOST_STEPS = 10_000_000
 FAR = 4.0  # times its steps: a forecast further on is said to be far
 FEW = 3  # siblings: with fewer the shape of the curve is mostly that of published runs
+MAY_VARY = ("schedule", "device")  # among the runs of one law of curves, which reads rates
 SAME_RATE = 0.01  # of the peak
 
 
@@ -48,6 +51,7 @@ class RunForecast(Answer):
     law: str
     notes: tuple[str, ...] = ()
     conventions: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -56,7 +60,7 @@ class RunForecast(Answer):
             "intervals": {f"{level:g}": list(ends) for level, ends in self.intervals.items()},
             "band": plain(self.band), "law": self.law, "last_step": self.last_step, "last_loss": plain(self.last_loss),
             "siblings": self.siblings, "notes": list(self.notes),
-            "conventions": dict(self.conventions), "findings": [],
+            "conventions": dict(self.conventions), "findings": [f.to_dict() for f in self.findings],
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -67,7 +71,7 @@ class RunForecast(Answer):
             f"(90%: {lo:.4f} to {hi:.4f})",
             f"  by the law {self.law} over {self.siblings} other runs of the table, with the run's own level",
         ]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 
 
 def find_run(runs: Sequence[CurveRun], name: str) -> CurveRun:
@@ -123,7 +127,8 @@ def predict_run(
         model, target, schedule=schedule, cooldown=cooldown, final_fraction=final_fraction, at=at,
         siblings=len(others), notes=notes,
     )  # fmt: skip
-    return replace(ahead, conventions=conventions_of(table, params))
+    unlike = unlike_runs(table, may_vary=MAY_VARY)
+    return replace(ahead, conventions=conventions_of(table, params), findings=tuple(unlike))
 
 
 def conventions_of(table: pd.DataFrame, params: str) -> dict[str, str]:

@@ -14,7 +14,8 @@ import pandas as pd
 from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
-from isoflop.scaling.findings.settings import setting_findings
+from isoflop.scaling.findings.settings import table_findings
+from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
@@ -158,12 +159,12 @@ def predict_memory(
 
     same = best["experts"] == first["experts"]
     interval = (0.0, 0.0) if same else jackknife(fitted).interval(gain, LEVEL, positive=False)
-    settings = setting_findings(table, as_given, columns_read([name]))
+    said = (*unit_findings(data), *table_findings(table, as_given, columns_read([name])))
     return MemoryCap(
         law=name, flops=flops, memory=memory, bytes_per_parameter=bytes_per_parameter,
         runs=runs[["experts", "n_params", "n_params_total", "tokens", "loss", "binds"]],
         open_ended=dict(unbound.loc[unbound["loss"].idxmin()]), gain=gain(fitted.law), interval=interval,
-        points=data, findings=(*settings, *_findings(data, flops, runs)), notes=(*data.notes, *notes),
+        points=data, findings=(*said, *_findings(data, flops, runs)), notes=(*data.notes, *notes),
     )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from isoflop.scaling.table.runs import Column, read_parquet, write_parquet
+from isoflop.scaling.table.formats.run_columns import Column
+from isoflop.scaling.table.runs import read_parquet, write_parquet
 
 EVALUATION_FILE = "evaluation.parquet"
 COLUMNS: tuple[Column, ...] = (

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from isoflop.scaling.table.columns import TableError, hint
 from isoflop.scaling.table.evaluations.evaluation import Paired, paired
-from isoflop.scaling.table.runs import Column, read_parquet, write_parquet
+from isoflop.scaling.table.formats.run_columns import Column
+from isoflop.scaling.table.runs import read_parquet, write_parquet
 
 SCORES_FILE, ITEMS_FILE = "downstream.parquet", "downstream_items.parquet"
 REMEDY = "delete it and score the run again"

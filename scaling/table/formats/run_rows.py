@@ -5,8 +5,9 @@ import pandas as pd
 
 from isoflop.read_json import MAX_INT
 from isoflop.scaling.table.columns import row_names
+from isoflop.scaling.table.formats.run_columns import COLUMNS, NEEDED
 from isoflop.scaling.table.migrate import complete
-from isoflop.scaling.table.runs import COLUMNS, NEEDED, RunTableError
+from isoflop.scaling.table.runs import RunTableError
 
 POSITIVE = ("n_layer", "d_model", "vocab_size", "context_length", "n_params_total", "unique_tokens", "batch_tokens")
 LEAST = dict.fromkeys(POSITIVE, 1) | {"seed": -MAX_INT}  # of whole numbers; the others are 0 or more

@@ -55,7 +55,7 @@ def read_curves(
     notes: list[str] = []
     if is_runs(table):
         table = table[~is_forecast(table)]
-    rows = _own(table, params) if is_runs(table) and not table["final"].all() else _foreign(table, notes)
+    rows = _own(table, params, notes) if is_runs(table) and not table["final"].all() else _foreign(table, notes)
     names = {words(c): c for c in reversed(rows.columns) if isinstance(c, str)}
     if (at := next((names[n] for n in STEPS if n in names), None)) is None:
         raise TableError("no column of steps: a law of whole curves needs one (--map step=NAME)")
@@ -92,7 +92,11 @@ def read_curves(
     return CurveTable(tuple(found), tuple(dict.fromkeys(notes)), tuple(empty))
 
 
-def _own(table: pd.DataFrame, params: str) -> pd.DataFrame:
+def _own(table: pd.DataFrame, params: str, notes: list[str]) -> pd.DataFrame:
+    again = table.duplicated(["run_id", "step"])
+    if again.any():
+        notes.append(f"{again.sum()} rows written twice are left out")
+        table = table[~again]
     return table.assign(n_params=count_params(table, params).astype(float))
 
 

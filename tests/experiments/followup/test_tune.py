@@ -320,3 +320,15 @@ def test_the_rates_in_conf_are_the_best_of_those_that_were_tried():
         assert not bowl.refused
         assert means[config.optim.learning_rate] < means.min() + 2 * error
         assert (means > means.min() + 2 * error).sum() >= 2  # so that a wrong rate is seen
+
+
+@pytest.mark.parametrize("column", ["eval_id", "activation", "weight_bits"])
+def test_bowls_of_two_experiments_are_kept_apart_and_named(column):
+    """Pooled as seeds, the optima of .01 and .04 made one between them."""
+    one, other = table(lambda width: 0.01, rates=RATES), table(lambda width: 0.04, rates=RATES, seed=1)
+    both = pd.concat([one.assign(**{column: 4}), other.assign(**{column: 32})], ignore_index=True)
+    assert {round(bowl.optimum, 4) for bowl in bowls(both) if not bowl.refused} == {0.01, 0.04}
+    text = tune_text(tune(both, "learning-rate", 0.15))
+    assert f"({column} 4)" in text
+    assert f"({column} 32)" in text
+    assert column not in tune_text(tune(one.assign(**{column: 4}), "learning-rate", 0.15))

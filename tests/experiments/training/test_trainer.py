@@ -27,7 +27,8 @@ from isoflop.models.config import ModelConfig, count_params
 from isoflop.models.parametrization import initialize
 from isoflop.models.step import native
 from isoflop.scaling.table.evaluations.domains import with_domains
-from isoflop.scaling.table.runs import NAMES, replicate_columns, same_runs, validate
+from isoflop.scaling.table.formats.run_columns import NAMES
+from isoflop.scaling.table.runs import replicate_columns, same_runs, validate
 from tests.support.root import ROOT
 from tests.support.training.cells import CHANGES, DATA, OTHERS, WHERE, KilledError, kill_at, make, table, train
 

@@ -105,6 +105,15 @@ def test_a_profile_without_a_minimum_is_refused_with_a_reason_and_kept(method, l
     assert re.search(why, profile.reason), profile.reason
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_optimum_far_below_every_run_is_refused(method):
+    """Two sizes 1% apart whose noise is taken for a slope: every curve dives beside them."""
+    sizes = [1e8, 1.01e8, 3e8, 3.03e8]
+    (profile,) = isoflop_profiles(one_budget(sizes, [3.02, 3.0, 3.0, 3.02]), method=method)
+    assert not profile.accepted
+    assert "further below the lowest run (3) than the highest lies above it" in profile.reason
+
+
 def test_an_off_centre_parabola_is_refused_and_the_exact_profile_is_not():
     sizes = HOFFMANN.optimal(1e18).N * np.geomspace(0.65, 8, 6)
     data = one_budget(sizes, HOFFMANN(sizes, 1e18 / 6 / sizes))

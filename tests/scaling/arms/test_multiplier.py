@@ -7,8 +7,9 @@ import pytest
 import isoflop
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, choose_form, fit_arms, frontier
 from isoflop.scaling.arms.matched import matched_ranking
-from isoflop.scaling.arms.multiplier import MultiplierError, _at_computes, _at_losses, multiplier
+from isoflop.scaling.arms.multiplier import _at_computes, _at_losses, multiplier
 from isoflop.scaling.arms.pairs import cluster_labels, pair_cells
+from isoflop.scaling.arms.split import MultiplierError
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.power import Power
@@ -353,3 +354,31 @@ def test_power_frontier_passes_through():
     law = Power(1.0, 50.0, 0.15)
     assert frontier(law, None) == Frontier(1.0, 50.0, 0.15)
     assert isinstance(BASE, Chinchilla)
+
+
+@pytest.mark.parametrize("column", ["step", "tokens", "learning_rate"])
+def test_a_column_that_changes_along_a_run_makes_no_arms(column):
+    with pytest.raises(MultiplierError, match=f"--by {column}: it changes along a run"):
+        multiplier(isoflop.example("quick"), by=column)
+
+
+def test_pairs_drawn_by_lot_do_not_follow_the_losses_nor_the_order_of_rows():
+    rng = np.random.default_rng(0)
+    ours, theirs = (
+        pd.DataFrame({"n_params": 1e8, "tokens": 1e9, "flops": 6e17, "loss": 3 + 0.01 * rng.standard_normal(400)})
+        for _ in range(2)
+    )
+    pairs = pair_cells(ours, theirs)
+    together = np.corrcoef(ours["loss"].to_numpy()[pairs.left], theirs["loss"].to_numpy()[pairs.right])[0, 1]
+    assert abs(together) < 0.15
+    other = theirs.sample(frac=1, random_state=1).reset_index(drop=True)
+    again = pair_cells(ours, other)
+    assert (other["loss"].to_numpy()[again.right] == theirs["loss"].to_numpy()[pairs.right]).all()
+
+
+def test_copies_of_rows_are_no_runs_of_their_own():
+    table = two_arms(cheaper(1.3), seed=0, noise=0.01)
+    once, twice = multiplier(table), multiplier(pd.concat([table, table], ignore_index=True))
+    pd.testing.assert_frame_equal(twice.pairs[0].at_compute, once.pairs[0].at_compute)
+    assert twice.pairs[0].matched == once.pairs[0].matched
+    assert sum("repeat another in every column are left out" in note for note in twice.notes) == 2

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from isoflop.scaling.design import information
+from isoflop.scaling.design.candidates import DesignError
 from isoflop.scaling.design.information import DRAWS, Noise, scenario_of_fit, scenario_of_law, standard_deviation
 from isoflop.scaling.fitting.fit import LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
@@ -173,3 +174,19 @@ def test_refits_to_runs_that_share_noise_scatter_as_their_covariance_says():
     realised = np.std(optima, ddof=1)
     assert np.median(predicted[::2]) == pytest.approx(realised, rel=0.25)
     assert np.median(predicted[1::2]) < 0.8 * realised
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1e-2])
+def test_losses_of_any_size_know_the_goal_as_well_even_with_the_floor_at_its_bound(scale):
+    floorless = replace(BESIROGLU, E=0.0)
+    small = replace(floorless, A=BESIROGLU.A * scale, B=BESIROGLU.B * scale)
+    known = [p != "E" for p in scenario("loss").problem.free]
+    one, other = (scenario_of_law(law, CELLS, "loss", TARGET, COST).goal[0] for law in (floorless, small))
+    assert other[known] == pytest.approx(one[known], rel=1e-6)
+    assert other[0] * scale == pytest.approx(one[0], rel=1e-6)
+
+
+def test_a_goal_without_a_value_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(information, "_goal", lambda *_: lambda _: np.nan)
+    with pytest.raises(DesignError, match=r"the goal \(loss\) has no value at 1e\+22 FLOPs under the law chinchilla"):
+        scenario("loss")

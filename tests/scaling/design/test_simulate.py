@@ -5,7 +5,8 @@ import pytest
 
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.table.conventions import points
-from isoflop.scaling.table.runs import NAMES, read_runs, validate, write_run
+from isoflop.scaling.table.formats.run_columns import NAMES
+from isoflop.scaling.table.runs import read_runs, validate, write_run
 
 
 def test_a_noise_free_study_is_the_law(study_law):

@@ -1,5 +1,7 @@
 """Settings pooled in one law are named; seeds and replicates are not."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.where import matching_rows
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -101,8 +104,56 @@ def test_steps_say_how_far_a_run_is_and_what_they_explain_is_said_of_the_batch()
     assert _named(table.drop(columns="batch_tokens")) == ["6 values of step"]
 
 
+def swept(rates: np.ndarray) -> pd.DataFrame:
+    """Five sizes on four lengths each at every rate, with a bowl around 3e-3 and 0.3% of noise."""
+    n, d, rate = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 4), rates))
+    table = simulate_points(LAW, n, d, noise=0.003, seed=1).assign(lr=rate)
+    return table.assign(loss=table["loss"] * np.exp(0.02 * np.log10(rate / 3e-3) ** 2))
+
+
+@pytest.mark.parametrize("count", [2, 12, 13, 40])
+def test_a_setting_is_named_however_many_values_were_tried(count):
+    assert _named(swept(np.geomspace(1e-4, 1e-1, count))) == [f"{count} values of lr"]
+
+
+@pytest.mark.parametrize("kind", ["a rate of its own in every run", "many names"])
+def test_a_setting_with_a_value_for_every_run_and_many_names_are_named(kind):
+    table = swept(np.geomspace(1e-4, 1e-1, 20))
+    if kind == "many names":
+        best = np.random.default_rng(0).permutation(20)
+        table = table.assign(lr=[f"recipe {best[int(i)]}" for i in pd.factorize(table["lr"], sort=True)[0]])
+    else:
+        table["lr"] *= np.random.default_rng(0).uniform(0.9, 1.1, len(table))
+    assert _named(table) == [f"{table['lr'].nunique()} values of lr"]
+
+
+def test_a_score_of_many_values_follows_the_loss_and_is_no_setting():
+    table = grid(4, noise=0.02)
+    assert _named(table.assign(score=(9 - table["loss"]).round(2))) == []
+
+
 def _named(table: pd.DataFrame) -> list[str]:
     return [found.message.split(" stand ")[0] for found in setting_findings(table, points(table))]
+
+
+@pytest.mark.parametrize(("law", "reader"), [("experts", "experts-joint"), ("power-n", "chinchilla")])
+def test_lengths_under_a_law_without_tokens_are_named_as_what_they_are_with_remedies_that_work(law, reader):
+    table = isoflop.example("experts")
+    found = {f.code: f for f in diagnose(fit(law, table), None, table)}
+    assert "pooled_settings" not in found  # step, epochs and horizon follow from the tokens
+    assert found["unread_input"].message.startswith("3 values of tokens stand in one law, which reads n_params ")
+    condition = re.search(r'--where "(.*?)"', found["unread_input"].remedy)[1]
+    kept = table[matching_rows(table, condition)]
+    assert "unread_input" not in {f.code for f in diagnose(fit(law, kept), None, kept)}
+    assert f"--law {reader})" in found["unread_input"].remedy
+    assert "unread_input" not in {f.code for f in diagnose(fit(reader, table), None, table)}
+
+
+def test_the_remedy_of_pooled_settings_keeps_one_value():
+    table = swept(np.array([1e-3, 3e-3, 1e-2])).assign(width=64)
+    (named,) = setting_findings(table, points(table))
+    condition = re.search(r'--where "(.*?)"', named.remedy)[1]
+    assert table[matching_rows(table, condition)]["lr"].nunique() == 1
 
 
 @pytest.mark.slow

@@ -270,6 +270,27 @@ def test_collinear_tokens_per_parameter_show_in_the_condition_number():
     assert bad.condition > 1e8
 
 
+@pytest.mark.parametrize("law", ["chinchilla", "power"])
+def test_losses_of_any_size_are_fitted_as_those_in_nats(law):
+    """Nats of a whole sequence, squared errors: the boxes of floor and amplitudes hold them."""
+    table = table_of(BESIROGLU, isoflop(40), noise=0.003)
+    plain, large = (fit(law, table.assign(loss=scale * table["loss"])) for scale in (1.0, 3000.0))
+    assert large.bounds_hit == plain.bounds_hit
+    values = dict(zip(plain.law.parameters(), plain.law.values() / large.law.values(), strict=True))
+    for name in plain.free:
+        assert values[name] == pytest.approx(1 / 3000 if name in type(plain.law).amplitudes else 1.0, rel=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("law", "same", "other"), [("chinchilla", "n_params", "power-d"), ("kaplan", "tokens", "power-n")]
+)
+def test_a_column_that_never_varies_names_the_law_of_the_other(law, same, other):
+    table = table_of(SURFACE, isoflop(30)).assign(**{same: 1e9}).drop(columns="flops")
+    with pytest.raises(FitError, match=rf"{law} needs it to vary; .* alone fits these runs \(--law {other}\)"):
+        fit(law, table)
+    assert fit(other, table).law.name == other
+
+
 @pytest.mark.slow
 def test_a_users_law_needs_only_a_formula_and_a_box(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(

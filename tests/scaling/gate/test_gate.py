@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isoflop.scaling.arms.multiplier import MultiplierError
+from isoflop.scaling.arms.split import MultiplierError
 from isoflop.scaling.gate.discrepancy import LearnError
 from isoflop.scaling.gate.estimate import Observations, estimate
 from isoflop.scaling.gate.gate import GateError, gate
@@ -243,3 +243,14 @@ def test_the_committed_gate_of_four_changes():
     assert {v.arm: v.pairs for v in found[3e11].verdicts} == {"muon": 56, "lstm": 56, "standard": 56, "decay": 51}
     unlabelled = gate(table.drop(columns="gate_pair"), target=3e11, baseline="baseline")
     assert {v.arm: v.pairs for v in unlabelled.verdicts}["lstm"] < 56  # it counts other parameters at the same size
+
+
+@pytest.mark.parametrize("seeds_known", [True, False])
+def test_the_order_of_rows_decides_nothing_and_a_lot_is_told(seeds_known):
+    table = study({"new": 0.2}, seeds=3, noise=0.003).drop(columns=["run_id"] if seeds_known else ["run_id", "seed"])
+    one, *others = (
+        gate(table.sample(frac=1, random_state=order), target=1e14, baseline="base") for order in range(4)
+    )  # fmt: skip
+    assert ("drawn by lot" in str(one)) == (not seeds_known)
+    for other in others:
+        assert other.verdicts[0].interval == pytest.approx(one.verdicts[0].interval, rel=1e-9)

@@ -255,3 +255,18 @@ def test_scores_in_percent_are_shares(form):
     found, alone = two_stage(percent, chance=0.25), two_stage(shares, chance=0.25)
     np.testing.assert_allclose(found.second.law.values(), alone.second.law.values(), rtol=1e-6)
     assert "accuracy is in percent: divided by 100" in found.notes
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_share_of_mistakes_is_no_score(noise):
+    table = runs(noise=noise)
+    wrong = table.assign(mistakes=1 - table["accuracy"])
+    with pytest.raises(TableError, match=r"mistakes rises with the loss .* add a column of 1 - mistakes and name that"):
+        two_stage(wrong, column="mistakes")
+    assert two_stage(wrong, column="accuracy").score == "accuracy"
+
+
+def test_scores_that_do_not_follow_the_loss_are_no_mistakes():
+    table = runs()
+    scatter = np.random.default_rng(0).uniform(0.25, 0.35, len(table))
+    assert two_stage(table.assign(accuracy=scatter), chance=0.25).score == "accuracy"

@@ -151,3 +151,22 @@ def test_one_budget_cannot_be_held_out_or_chosen_on(study_law):
         hold_out(single)
     with pytest.raises(HoldOutError, match="none can be predicted"):
         choose(single)
+
+
+def test_runs_without_common_budgets_are_held_out_in_numbers_and_told(study_law):
+    """The largest budget groups of scattered runs hold one each: the last half decade is held out."""
+    rng = np.random.default_rng(0)
+    n, d = 10 ** rng.uniform(8, 10, 200), 10 ** rng.uniform(9.5, 11.5, 200)
+    table = pd.DataFrame({"n_params": n, "tokens": d, "loss": study_law(n, d) * np.exp(rng.normal(0, 0.01, 200))})
+    found = hold_out(table, laws=("chinchilla", "kaplan"))
+    for forecast in found.forecasts.values():
+        assert len(forecast.cells) >= 10
+        assert forecast.cells["flops"].min() > found.threshold
+    for name, forecast in found.forecasts.items():
+        assert any(name in line and f" {len(forecast.cells)} " in line for line in str(found).splitlines())
+        assert found.to_dict()["laws"][name]["n_predicted"] == len(forecast.cells)
+
+
+def test_the_largest_budget_alone_is_held_out_where_it_has_an_optimum(study_table):
+    found = hold_out(study_table, laws=("chinchilla",))
+    assert found.forecasts["chinchilla"].cells["flops"].max() / found.forecasts["chinchilla"].cells["flops"].min() < 1.2

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from isoflop.scaling.table import cells, runs
 from isoflop.scaling.table.cells import SHARD_FILE
+from isoflop.scaling.table.formats.run_columns import COLUMNS, NAMES
 from isoflop.scaling.table.migrate import ADDED, complete
 from isoflop.scaling.table.runs import RunTableError, keep_together, read_runs, write_run
 from tests.support.doors.damage import damaged
@@ -45,7 +46,7 @@ def one_by_one(folder):
         return "no finished run"
     try:
         frame = complete(pd.concat([runs._read(file).to_pandas() for file in files], ignore_index=True))
-        frame = frame[list(runs.NAMES)].astype({c.name: runs._PANDAS_DTYPE[c.dtype] for c in runs.COLUMNS})
+        frame = frame[list(NAMES)].astype({c.name: runs._PANDAS_DTYPE[c.dtype] for c in COLUMNS})
     except (ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}"
     return frame.sort_values(["run_id", "step"], kind="stable", ignore_index=True)
@@ -82,7 +83,7 @@ def write(file, run_id, kind="whole", seed=0):
     elif kind == "partly":
         table = table.drop_columns([str(random.choice([*ADDED, "loss"]))])
     elif kind == "wider":
-        table = table.append_column("note", pa.array(["x"] * len(rows))).select([*reversed(runs.NAMES), "note"])
+        table = table.append_column("note", pa.array(["x"] * len(rows))).select([*reversed(NAMES), "note"])
     elif kind == "other types":
         values = pa.array([float(v) + seed % 3 // 2 / 2 for v in rows["step"]])
         table = table.set_column(table.column_names.index("step"), "step", values)

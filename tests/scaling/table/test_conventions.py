@@ -15,8 +15,8 @@ from isoflop.models.config import (
 from isoflop.models.config import count_params as count_groups
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import count_params, points
+from isoflop.scaling.table.formats.run_columns import PARAM_GROUPS
 from isoflop.scaling.table.read import read_table
-from isoflop.scaling.table.runs import PARAM_GROUPS
 
 N, D = np.meshgrid([1e6, 2e6, 4e6], [2e7, 4e7, 8e7])
 KNOWN = pd.DataFrame({"n_params": N.ravel(), "tokens": D.ravel(), "loss": np.linspace(4, 3, 9)})

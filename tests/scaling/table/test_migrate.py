@@ -9,8 +9,9 @@ from isoflop.experiments.study.sizes import load_size, size_names
 from isoflop.experiments.training.rows import _constants
 from isoflop.models.config import ModelConfig, n_active, n_matrices
 from isoflop.scaling.table.conventions import count_params
+from isoflop.scaling.table.formats.run_columns import COLUMNS
 from isoflop.scaling.table.migrate import SHAPE, complete
-from isoflop.scaling.table.runs import COLUMNS, read_runs, same_runs, write_table
+from isoflop.scaling.table.runs import read_runs, same_runs, write_table
 from tests.support.root import RESULTS
 from tests.support.sweep.studies import only, single
 from tests.support.training.tracked import CORPUS

@@ -245,3 +245,24 @@ def test_near_match_prefers_aliases_to_spelling():
     assert near_match("tokens", ["D", "x"]) == "D"
     assert near_match("loss", ["loss_c4_val"]) == "loss_c4_val"
     assert near_match("loss", ["x"]) is None
+
+
+@pytest.mark.parametrize("lacking", ["n_params", "tokens", "flops"])
+def test_a_condition_reads_the_third_of_size_tokens_and_compute_as_answers_take_it(tmp_path, lacking):
+    n, d = np.geomspace(1e8, 1e9, 6), np.geomspace(1e9, 1e10, 6)
+    whole = pd.DataFrame({"n_params": n, "tokens": d, "flops": 6 * n * d * np.geomspace(1, 4, 6), "loss": 3.0})
+    if lacking != "flops":
+        whole["flops"] = 6 * n * d * np.arange(1, 7)
+    whole.drop(columns=lacking).to_csv(path := tmp_path / "t.csv", index=False)
+    kept = read_table(path, where=f"{lacking} > {6e18 if lacking == 'flops' else 2e9} and loss > 0")
+    third = {"n_params": whole["flops"] / (6 * d), "tokens": whole["flops"] / (6 * n), "flops": 6 * n * d}[lacking]
+    assert list(kept.index) == list(np.flatnonzero(third > (6e18 if lacking == "flops" else 2e9)))
+    assert 0 < len(kept) < 6
+    assert any(note.startswith(f"{lacking} in --where: ") for note in kept.attrs["notes"])
+    assert lacking not in kept
+
+
+def test_empty_flops_are_read_by_a_condition_as_answers_take_them(tmp_path):
+    table = pd.DataFrame({"n_params": [1e8, 2e8, 4e8], "tokens": 1e10, "flops": [np.nan, 1e19, 2e19], "loss": 3.0})
+    table.to_csv(path := tmp_path / "t.csv", index=False)
+    assert len(read_table(path, where="flops > 5e18")) == 3

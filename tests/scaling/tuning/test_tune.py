@@ -195,8 +195,8 @@ def test_tokens_that_follow_the_size_are_told_apart_from_it_only_by_a_finding():
 @pytest.mark.slow
 def test_runs_of_several_optimizers_in_one_arm_are_objected_to():
     table = rates(lambda n: 0.002, optimizer=["adamw", "muon"] * 27)
-    assert "pooled_settings" in codes(tune(table).best)
-    assert "pooled_settings" not in codes(tune(table, by="optimizer").best)
+    assert "mixed_experiment" in codes(tune(table).best)
+    assert "mixed_experiment" not in codes(tune(table, by="optimizer").best)
 
 
 @pytest.mark.slow

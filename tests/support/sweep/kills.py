@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.experiments.store.store import Store, StoreError, open_store
-from isoflop.scaling.table.runs import VOLATILE, read_runs, same_runs
+from isoflop.scaling.table.formats.run_columns import VOLATILE
+from isoflop.scaling.table.runs import read_runs, same_runs
 from tests.support.forked import Commands
 from tests.support.sweep.process import Started, workers_of
 

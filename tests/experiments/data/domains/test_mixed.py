@@ -11,7 +11,7 @@ from isoflop.experiments.data.batches import corpus_key, reopen
 from isoflop.experiments.data.corpus import Corpora, prepare
 from isoflop.experiments.data.domains.mixed import TAKEN
 from isoflop.scaling.table.evaluations.domains import PARTS
-from isoflop.scaling.table.runs import NAMES
+from isoflop.scaling.table.formats.run_columns import NAMES
 from tests.support.texts import write_texts
 from tests.support.training.cells import DATA
 

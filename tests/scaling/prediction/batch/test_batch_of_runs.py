@@ -12,8 +12,8 @@ from isoflop.__main__ import app
 from isoflop.scaling.prediction.batch.batch_of_runs import noise_of_runs, steps_of_runs
 from isoflop.scaling.prediction.batch.critical_batch import BatchError, critical_batch
 from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.formats.run_columns import PARAM_GROUPS
 from isoflop.scaling.table.read import read_table
-from isoflop.scaling.table.runs import PARAM_GROUPS
 from isoflop.scaling.table.where import matching_rows
 from tests.support.root import RESULTS
 

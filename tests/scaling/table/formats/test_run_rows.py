@@ -6,10 +6,11 @@ import pytest
 
 import isoflop
 from isoflop.scaling.table.conventions import points
+from isoflop.scaling.table.formats.run_columns import COLUMNS, NEEDED, PARAM_GROUPS, VOLATILE
 from isoflop.scaling.table.formats.run_rows import LEAST
 from isoflop.scaling.table.migrate import SHAPE
 from isoflop.scaling.table.read import read_table
-from isoflop.scaling.table.runs import COLUMNS, NEEDED, PARAM_GROUPS, VOLATILE, is_runs
+from isoflop.scaling.table.runs import is_runs
 
 
 @pytest.fixture
