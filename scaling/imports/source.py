@@ -46,8 +46,8 @@ class ForeignRun:
     `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
     optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason, `scores` those
     of the finished run on tasks, by the name of their column. Without `reported_steps` its steps number rows. `notes`
-    state what was assumed. With `without_embeddings` its FLOPs are 6 x parameters without embeddings x
-    tokens, and do not report the tokens of a run whose n_params are others.
+    state what was assumed, `lacking` why a quantity is not there. With `without_embeddings` its FLOPs are 6 x
+    parameters without embeddings x tokens, and do not report the tokens of a run whose n_params are others.
     """
 
     name: str
@@ -66,6 +66,7 @@ class ForeignRun:
     reported_steps: bool = True
     notes: Sequence[str] = ()
     without_embeddings: bool = False
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
