@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from isoflop.printable import printable
 from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, clean
-from isoflop.scaling.imports.kept import UNTOLD, is_kept
+from isoflop.scaling.imports.kept import UNTOLD, are_few, is_kept
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
@@ -52,6 +52,11 @@ class Imported:
     sources: tuple[Path, ...] = ()
 
     @property
+    def runs(self) -> int:
+        """How many runs there are: rows, where these have no names."""
+        return self.table["run_id"].nunique() if "run_id" in self.table else len(self.table)
+
+    @property
     def ends(self) -> pd.DataFrame:
         """The last row of each run."""
         return self.table[self.table["final"]] if "final" in self.table else self.table
@@ -77,13 +82,12 @@ class Imported:
     def to_dict(self) -> dict[str, object]:
         """JSON-ready values; the table itself is left out."""
         return {
-            "kind": self.kind, "runs": int(self.table["run_id"].nunique()), "rows": len(self.table),
+            "kind": self.kind, "runs": self.runs, "rows": len(self.table),
             "columns": list(self.table), "left_out": [asdict(one) for one in self.left_out], "notes": list(self.notes),
         }  # fmt: skip
 
     def __str__(self) -> str:
-        runs = self.table["run_id"].nunique()
-        lines = [f"{runs} runs, {len(self.table)} rows ({self.kind})", *(f"note: {note}" for note in self.notes)]
+        lines = [f"{self.runs} runs, {len(self.table)} rows ({self.kind})", *(f"note: {note}" for note in self.notes)]
         whole = [one for one in self.left_out if one.whole]
         rows = sum(one.rows for one in self.left_out)
         if self.left_out:
@@ -217,7 +221,7 @@ def _check_names(kept: Sequence[ForeignRun]) -> None:
 def _plain(
     kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str], left_out: list[LeftOut]
 ) -> pd.DataFrame:
-    rows = [_of_run(run, options) for run in kept]
+    rows = [_of_run(run, options) for run in _of_few(kept, notes)]
     names = (*PLAIN, *dict.fromkeys(name for held in rows for name in held if name not in PLAIN))
     table = pd.DataFrame({name: _joined([held[name] if name in held else _repeated(UNTOLD.get(name), len(held["loss"]))
                                          for held in rows]) for name in names})  # fmt: skip
@@ -250,6 +254,9 @@ def _plain(
             table = table.drop(columns=column)
     if "flops" not in table:
         table = table.assign(compute_convention="not reported: a fit takes 6 x n_params x tokens")
+    if not any(run.named for run in kept):
+        notes.append("the source names no runs: each row is taken as one, and no run_id is made up")
+        table = table.drop(columns="run_id")
     for column in ("params_convention", "compute_convention", "loss_unit"):
         notes += [f"{column}: {value}" for value in sorted(set(table[column].astype(str)))]
     return table.reset_index(drop=True)
@@ -307,7 +314,20 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
     made = held | {"flops": flops, "step": curve["step"].to_numpy(int), "final": np.arange(1, count + 1) == count}
     found = {column: made[column] if column in made else _repeated(constants[column], count) for column in PLAIN}
     found |= {name: _repeated(score, count) for name, score in run.scores.items() if name not in found}
+    found |= {name: _repeated(value, count) for name, value in run.constants.items() if name not in found}
     return found | {name: curve[name].to_numpy() for name in curve if is_kept(name)}
+
+
+def _of_few(kept: Sequence[ForeignRun], notes: list[str]) -> list[ForeignRun]:
+    """The runs with the constants of which they have few values; notes those that tell most runs apart."""
+    names = dict.fromkeys(name for run in kept for name in run.constants)
+    many = [name for name in names if not are_few([run.constants.get(name) for run in kept])]
+    if many:
+        notes.append(f"columns with a value of their own in most runs are not kept: {listed(many)}")
+    return [
+        replace(run, constants={name: value for name, value in run.constants.items() if name not in many})
+        for run in kept
+    ]
 
 
 def _repeated(value: object, count: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.imports.kept import kept_columns
+from isoflop.scaling.imports.kept import kept_columns, setting_columns
 from isoflop.scaling.imports.lookup import NAMES, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
@@ -28,6 +28,7 @@ from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
 _SCORE = re.compile(r"(^|_)(acc|accuracy|acc_norm|exact_match|f1|mc1|mc2)(_|$)")
 _TRAINED = re.compile(r"train(ing)?_")
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
+_ALIASES = frozenset(alias for aliases in NAMES.values() for alias in aliases)
 _IDS = ("id", "run_id", "run id", "run")  # of run lists whose names repeat
 SAME_LOSS = 1e-6  # relative: losses of rows written twice
 EVENLY = 1e-6  # relative: slopes of what rises evenly with the steps
@@ -67,7 +68,7 @@ def runs_of_table(
     if frame.empty:
         return [], left_out
     found = columns.resolve(frame)
-    return _runs(source, found, _groups(name, found, run, columns), columns), left_out
+    return _runs(source, found, _groups(name, found, run, columns), columns, run), left_out
 
 
 def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> dict[str, np.ndarray]:
@@ -101,6 +102,14 @@ def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> di
         raise SourceError(f"{columns.source}: names in column {run} repeat and cannot be numbered; rename {twice}")
     columns.note(f"names in column {run} repeat, each row is a run: they are numbered in the order of the table")
     return dict(zip(numbered, alone, strict=True))
+
+
+def _are_named(frame: pd.DataFrame, groups: Mapping[str, np.ndarray], run: str | None) -> bool:
+    """Whether runs have names of their table: not rows of a table without any, or of one name, which were numbered."""
+    if len(groups) < max(len(frame), 2) or {"Name", "State"} <= set(frame):
+        return True
+    columns = [name for name in frame if name == run or str(name).lower() in _IDS]
+    return any(frame[name].astype(str).tolist() == [*groups] for name in columns)
 
 
 def _of_one_size(frame: pd.DataFrame) -> bool:
@@ -176,7 +185,9 @@ def _rows_by(labels: pd.Series) -> dict[str, np.ndarray]:
     return dict(zip(map(str, names), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True))
 
 
-def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], columns: Columns) -> list[ForeignRun]:
+def _runs(
+    source: str, found: Resolved, groups: Mapping[str, np.ndarray], columns: Columns, run: str | None = None
+) -> list[ForeignRun]:
     """The runs of a table, their rows by `groups`: columns under our names, constants as settings."""
     frame = found.frame
     axis, step = columns.axis(found), columns.find(frame, "step")
@@ -194,10 +205,14 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     named = {key: column for key in ("seed", "arm", "batch_tokens") if (column := columns.find(frame, key))}
     lengths = {q: column for q, key in _LENGTHS.items() if q in curves and (column := columns.find(frame, key))}
     scores = _scores(frame, columns)
+    are_named = _are_named(frame, groups, run)
+    used = {*kept.values(), *counts.values(), *lengths.values(), *scores}
+    others = {name for name in frame if str(name).lower() in _ALIASES} - ({run} if not are_named else set())
+    settled = setting_columns(found.written, groups.values(), {*used, *others, *found.columns.values()})
     stated = [name for name in ("params_convention", "compute_convention") if name in frame]
     held = {column: frame[column].to_numpy(object)
-            for column in {*counts.values(), *named.values(), *lengths.values(), *stated}}  # fmt: skip
-    columns.say_unused(found, {*kept.values(), *counts.values(), *lengths.values(), *scores})
+            for column in {*counts.values(), *named.values(), *lengths.values(), *stated, *settled}}  # fmt: skip
+    columns.say_unused(found, {*used, *settled})
     flops = found.columns.get("flops")
     runs = []
     for name, rows in groups.items():
@@ -223,6 +238,7 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
             compute_convention=_convention("flops", f"the column {flops}", constants) if flops else "",
             loss_unit=unit, reported_steps=step is not None,
             without_embeddings=without_embeddings(found, columns.mapping),
+            constants={column: constants[column] for column in settled}, named=are_named,
             scores={score: known[-1] for score, values in scores.items() if len(known := _known(values[rows]))},
         ))  # fmt: skip
     return runs

@@ -124,11 +124,14 @@ class Columns:
                 return column
         return None
 
+    def known(self, found: Resolved) -> set[str | None]:
+        """The columns of quantities, of what NAMES lists, and of the names of runs."""
+        frame, step = found.written, self.find(found.written, "step")
+        return {*found.columns.values(), *(self.find(frame, name) for name in NAMES), run_column(frame, step)}
+
     def say_unused(self, found: Resolved, used: Iterable[str]) -> None:
         """Note the columns of which nothing is kept: not `used`, and of no quantity, setting or name of a run."""
-        frame, step = found.written, self.find(found.written, "step")
-        known = [*found.columns.values(), *(self.find(frame, name) for name in NAMES), run_column(frame, step)]
-        if text := left_out_note(frame, [*used, *known]):
+        if text := left_out_note(found.written, [*used, *self.known(found)]):
             self.note(text)
 
     def note(self, text: str) -> None:

@@ -47,7 +47,8 @@ class ForeignRun:
     optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason, `scores` those
     of the finished run on tasks, by the name of their column. Without `reported_steps` its steps number rows. `notes`
     state what was assumed, `lacking` why a quantity is not there. With `without_embeddings` its FLOPs are 6 x
-    parameters without embeddings x tokens, and do not report the tokens of a run whose n_params are others.
+    parameters without embeddings x tokens, and do not report the tokens of a run whose n_params are others. `constants`
+    are further columns with one value in the run. Without `named` its source gives it no name, and it is a row.
     """
 
     name: str
@@ -67,6 +68,8 @@ class ForeignRun:
     notes: Sequence[str] = ()
     without_embeddings: bool = False
     lacking: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, object] = field(default_factory=dict)
+    named: bool = True
 
 
 @dataclass(frozen=True)
