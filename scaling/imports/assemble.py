@@ -6,28 +6,30 @@ law is fitted; otherwise it has a row per evaluation, with n_params and flops un
 Nothing is guessed: an error names the option for a missing quantity, and every row left out is counted under a reason.
 """
 
-import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from isoflop.printable import printable
 from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, clean
+from isoflop.scaling.imports.imported import Imported
 from isoflop.scaling.imports.kept import UNTOLD, are_few, is_kept
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
 from isoflop.scaling.table.migrate import BITS, FULL_BITS
-from isoflop.scaling.table.runs import COLUMNS, NAMES, validate, write_parquet, write_table
+from isoflop.scaling.table.runs import COLUMNS, NAMES, validate
+from isoflop.scaling.table.schedules.read_curves import HORIZONS
 
 PLAIN = (
     "run_id", "arm", "seed", "n_params", "tokens", "flops", "loss", "train_loss", "step", "batch_tokens",
-    "peak_learning_rate", "params_convention", "compute_convention", "loss_unit", "source", "wall_seconds", "final",
+    "learning_rate", "peak_learning_rate", "horizon_steps", "params_convention", "compute_convention", "loss_unit",
+    "source", "wall_seconds", "final",
 )  # fmt: skip
+_IF_KNOWN = ("flops", "train_loss", "seed", "batch_tokens", "learning_rate", "peak_learning_rate", "horizon_steps",
+             "wall_seconds")  # fmt: skip
 PARAMS = ("matrices", "total", "no-embedding")
 REMEDIES = {
     "n_params": (
@@ -39,70 +41,6 @@ REMEDIES = {
     ),
 }
 _UNKNOWN = {"string": "", "int64": 0, "float64": float("nan"), "bool": False}
-
-
-@dataclass(frozen=True)
-class Imported:
-    """The imported table, the rows that are not in it with the reason, notes on what was assumed, and what was read."""
-
-    table: pd.DataFrame
-    kind: str  # run table | curves | one row per run
-    left_out: tuple[LeftOut, ...]
-    notes: tuple[str, ...]
-    sources: tuple[Path, ...] = ()
-
-    @property
-    def runs(self) -> int:
-        """How many runs there are: rows, where these have no names."""
-        return self.table["run_id"].nunique() if "run_id" in self.table else len(self.table)
-
-    @property
-    def ends(self) -> pd.DataFrame:
-        """The last row of each run."""
-        return self.table[self.table["final"]] if "final" in self.table else self.table
-
-    def write(self, target: Path) -> bool:
-        """Write the table to a .parquet or a .csv as a whole; whether it replaces a file.
-
-        Raises SourceError for another suffix, and for a file that was read.
-        """
-        if target.suffix not in (".parquet", ".csv"):
-            raise SourceError(f"--out {target}: write to a .parquet or a .csv")
-        replaces = target.exists()
-        if replaces and any(source.exists() and source.samefile(target) for source in self.sources):
-            raise SourceError(f"--out {target}: one of the files that are read; write to another, or move it away")
-        if self.kind == "run table" and target.suffix == ".parquet":
-            write_table(self.table, target)
-        elif target.suffix == ".parquet":
-            write_parquet(target, pa.Table.from_pandas(self.table))
-        else:
-            _write_csv(self.table, target)
-        return replaces
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-ready values; the table itself is left out."""
-        return {
-            "kind": self.kind, "runs": self.runs, "rows": len(self.table),
-            "columns": list(self.table), "left_out": [asdict(one) for one in self.left_out], "notes": list(self.notes),
-        }  # fmt: skip
-
-    def __str__(self) -> str:
-        lines = [f"{self.runs} runs, {len(self.table)} rows ({self.kind})", *(f"note: {note}" for note in self.notes)]
-        whole = [one for one in self.left_out if one.whole]
-        rows = sum(one.rows for one in self.left_out)
-        if self.left_out:
-            lines.append(f"left out: {len(whole)} runs, {rows} rows in all")
-        return "\n".join([*lines, *(f"  {one}" for one in self.left_out)])
-
-
-def _write_csv(table: pd.DataFrame, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        table.to_csv(temporary, index=False)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequence[LeftOut] = ()) -> Imported:
@@ -131,7 +69,7 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
         raise SourceError(f"no run can be imported ({reasons})")
     _check_names(kept)
     notes += dict.fromkeys(note for run in kept for note in run.notes)
-    if any(run.horizon_steps is None for run in kept):
+    if any(run.horizon_steps is None and not set(HORIZONS) & set(run.curve) for run in kept):
         notes.append("horizons are not reported: the last evaluation of a run is taken as its end")
     if all(run.shape for run in kept) and not options.n_params:
         return Imported(_run_table(kept, options, notes), "run table", tuple(left_out), tuple(notes))
@@ -242,9 +180,11 @@ def _plain(
         ]
         table = table[~table["run_id"].isin(lacking)]
     if table["final"].all():
-        table = table.drop(columns="final")
+        table = table.drop(columns=["final", "learning_rate"])  # the rate along a curve
+    if any(name in table for name in HORIZONS[1:]):  # as the source reports it
+        table = table.drop(columns=HORIZONS[0])
     ends = table[~table["run_id"].duplicated(keep="last")]
-    for column in ("flops", "train_loss", "seed", "batch_tokens", "peak_learning_rate", "wall_seconds"):
+    for column in (name for name in _IF_KNOWN if name in table):
         if table[column].isna().all() or (column == "flops" and ends[column].isna().any()):
             known = int(ends[column].notna().sum())
             if known:
@@ -292,8 +232,8 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
     convention = options.params if options.params in run.n_params else next(iter(run.n_params), "")
     own = run.n_params.get(convention)
     n_params = options.n_params.get(run.name, own)
-    held = {name: curve[name].to_numpy(float) for name in ("tokens", "loss", "flops", "train_loss", "wall_seconds")
-            if name in curve}  # fmt: skip
+    along = ("tokens", "loss", "flops", "train_loss", "learning_rate", "wall_seconds")
+    held = {name: curve[name].to_numpy(float) for name in along if name in curve}
     flops = held.get("flops", np.full(count, np.nan))
     if run.flops_per_token:
         flops = np.where(np.isnan(flops), run.flops_per_token * held["tokens"], flops)
@@ -308,7 +248,9 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
         "compute_convention": run.compute_convention,
         "loss_unit": run.loss_unit,
         "source": printable(run.source),
+        "horizon_steps": float(run.horizon_steps or np.nan),
         "train_loss": np.nan,
+        "learning_rate": np.nan,
         "wall_seconds": np.nan,
     }
     made = held | {"flops": flops, "step": curve["step"].to_numpy(int), "final": np.arange(1, count + 1) == count}

@@ -209,7 +209,7 @@ def _runs(
     used = {*kept.values(), *counts.values(), *lengths.values(), *scores}
     others = {name for name in frame if str(name).lower() in _ALIASES} - ({run} if not are_named else set())
     settled = setting_columns(found.written, groups.values(), {*used, *others, *found.columns.values()})
-    stated = [name for name in ("params_convention", "compute_convention") if name in frame]
+    stated = [name for name in ("params_convention", "compute_convention", "peak_learning_rate") if name in frame]
     held = {column: frame[column].to_numpy(object)
             for column in {*counts.values(), *named.values(), *lengths.values(), *stated, *settled}}  # fmt: skip
     columns.say_unused(found, {*used, *settled})
@@ -228,7 +228,9 @@ def _runs(
             _check_places(frame.iloc[rows], curve, columns)
         curve = _with_tokens(_filled(curve), lengths, constants, columns)
         settings: dict[str, object] = {key: constants[named[key]] for key in ("seed", "arm") if key in named}
-        if "learning_rate" in curve and curve["learning_rate"].notna().any():
+        if isinstance(peak := constants.get("peak_learning_rate"), float):  # of a table that import wrote
+            settings["learning_rate"] = peak
+        elif "learning_rate" in curve and curve["learning_rate"].notna().any():
             settings["learning_rate"] = float(curve["learning_rate"].max())
         made = {kind: constants[column] for kind, column in counts.items() if constants[column] is not None}
         made = {_convention("n_params", kind, constants): count for kind, count in made.items()}
@@ -287,7 +289,18 @@ def _filled(curve: pd.DataFrame) -> pd.DataFrame:
             after = at > steps[-1]
             made[after] = values[-1] + slopes[-1] * (at[after] - steps[-1])
         curve = curve.assign(**{quantity: curve[quantity].where(curve[quantity].notna(), made)})
-    return curve
+    return _with_rates(curve)
+
+
+def _with_rates(curve: pd.DataFrame) -> pd.DataFrame:
+    """The curve with learning rates between the steps that report them, as rows of training alone do."""
+    if "learning_rate" not in curve or curve["step"].isna().any() or not curve["learning_rate"].isna().any():
+        return curve
+    known = curve[curve["learning_rate"].notna()].drop_duplicates("step", keep="last").sort_values("step")
+    if known.empty:
+        return curve
+    made = np.interp(curve["step"], known["step"], known["learning_rate"])
+    return curve.assign(learning_rate=curve["learning_rate"].fillna(pd.Series(made, index=curve.index)))
 
 
 def _with_tokens(

@@ -11,6 +11,7 @@ from isoflop.scaling.laws.mixtures.means import SHARES
 from isoflop.scaling.table.columns import OPTIONAL, is_numbers
 from isoflop.scaling.table.law_inputs import components
 from isoflop.scaling.table.meaning import meaning, words
+from isoflop.scaling.table.schedules.read_curves import HORIZONS
 
 # Made of every run by `assemble`, each from the columns that may hold it.
 _MADE = ("run_id", "arm", "seed", "n_params", "tokens", "flops", "batch_tokens", "peak_learning_rate")
@@ -20,10 +21,8 @@ _SETTINGS = (
     "schedule", "weight_decay", "warmup_tokens", "mixture", "dtype", "batch_sequences", "steps_to_target",
     "target_loss",
 )  # fmt: skip
-KEPT = tuple(
-    name for name in dict.fromkeys((*OPTIONAL, *(column.name for column in columns_read(law_names())), *_SETTINGS))
-    if name not in _MADE
-)  # fmt: skip
+_READ = (*OPTIONAL, *(column.name for column in columns_read(law_names())), *_SETTINGS, *HORIZONS)
+KEPT = tuple(name for name in dict.fromkeys(_READ) if name not in _MADE)
 UNTOLD = {"weight": 1.0}  # of a run whose source has no such column
 _SAID = ("loss_unit", "params_convention", "compute_convention", "source", "final")  # of tables that import wrote
 _OUTCOMES = {"loss", "acc", "accuracy", "ppl", "perplexity", "bpb"}  # words of what a run brings out
