@@ -5,7 +5,7 @@ Which rows are one run's, and what each column reports of it (`lookup` finds the
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ import pandas as pd
 from isoflop.scaling.imports.kept import kept_columns, setting_columns
 from isoflop.scaling.imports.lookup import NAMES, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
+from isoflop.scaling.imports.records.settings_file import settings_of, with_settings
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import Resolved, TableError, floats, is_numbers, row_names
 from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
@@ -193,7 +194,7 @@ def _runs(
     axis, step = columns.axis(found), columns.find(frame, "step")
     curves = pd.DataFrame({q: frame[q].astype(float) for q in ("loss", "tokens", "flops") if q in found.columns})
     for quantity in ("step", "train_loss", "learning_rate", "samples", "epoch", "wall_seconds"):
-        if (column := columns.find(frame, quantity)) is not None:
+        if (column := columns.find(frame, quantity)) not in (None, "peak_learning_rate"):
             curves[quantity] = floats(frame[column])
     kept = kept_columns(found.written, columns.mapping)
     curves = curves.assign(**{ours: frame[ours if ours in found.columns else theirs] for ours, theirs in kept.items()})
@@ -228,8 +229,8 @@ def _runs(
             _check_places(frame.iloc[rows], curve, columns)
         curve = _with_tokens(_filled(curve), lengths, constants, columns)
         settings: dict[str, object] = {key: constants[named[key]] for key in ("seed", "arm") if key in named}
-        if isinstance(peak := constants.get("peak_learning_rate"), float):  # of a table that import wrote
-            settings["learning_rate"] = peak
+        if isinstance(peak := constants.get("peak_learning_rate"), float | int):
+            settings["learning_rate"] = float(peak)
         elif "learning_rate" in curve and curve["learning_rate"].notna().any():
             settings["learning_rate"] = float(curve["learning_rate"].max())
         made = {kind: constants[column] for kind, column in counts.items() if constants[column] is not None}
@@ -358,6 +359,7 @@ class TableReader:
     """Reads tables of metrics: W&B exports and histories, OLMo's metrics, any CSV, TSV, JSON, parquet or `sheet`."""
 
     sheet: str | None = None
+    settings: Mapping[Path, Path] = field(default_factory=dict)  # of the runs in a folder
     kinds: ClassVar[tuple[str, ...]] = ("wandb", "olmo", "table")
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
@@ -382,7 +384,11 @@ class TableReader:
         self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
     ) -> tuple[list[ForeignRun], list[LeftOut]]:
         """The runs of one file. Raises SourceError for one that cannot be read, or without a validation loss."""
-        return runs_of_table(name, str(path), read_frame(path, notes, mapping, self.sheet), mapping, notes)
+        frame = read_frame(path, notes, mapping, self.sheet)
+        if (beside := self.settings.get(path.parent)) is not None:
+            frame = with_settings(frame, settings_of(beside))
+            notes.append(f"{beside.name} holds settings of the runs in its folder")
+        return runs_of_table(name, str(path), frame, mapping, notes)
 
 
 TABLES = TableReader()

@@ -16,6 +16,7 @@ from isoflop.scaling.imports.records.huggingface import TRAINER_STATE, newest
 from isoflop.scaling.imports.records.levanter import TRACKER
 from isoflop.scaling.imports.records.lm_eval import RESULTS, measures_a_loss, named_scores
 from isoflop.scaling.imports.records.mlflow import STORE
+from isoflop.scaling.imports.records.settings_file import folders_with_settings
 from isoflop.scaling.imports.records.tensorboard import EVENTS
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceError
 from isoflop.scaling.table.columns import OPTIONAL, hint
@@ -65,6 +66,10 @@ def import_source(
     if any(path.name == "trainer_state.json" for path in paths):
         paths = newest(paths, notes)
     chosen = {path: _reader(path, readers) for path in paths}
+    tables = {path for path in paths if isinstance(chosen[path], TableReader)}
+    beside = {folder: file for folder, file in folders_with_settings(paths).items() if file in tables}
+    paths = [path for path in paths if path not in beside.values()]
+    chosen |= {path: TableReader(sheet, beside) for path in tables}
     scored = [path for path in paths if chosen[path] is RESULTS]
     scored = scored if len(scored) < len(paths) else []
     names = run_names([path for path in paths if path not in scored], source) | run_names(scored, source)
