@@ -170,12 +170,12 @@ def _plain(
     for column, remedy in REMEDIES.items():
         ends = table[table["final"]]
         lacking = list(ends.loc[~np.isfinite(ends[column]), "run_id"])
-        why = {run.name: f": {run.lacking[column]}" for run in kept if column in run.lacking}
+        why = {run.name: f" ({run.lacking[column]})" for run in kept if column in run.lacking}
         if len(lacking) == len(ends):
-            raise SourceError(f"no run reports its {column} ({listed(lacking)}){why.get(lacking[0], '')}; {remedy}")
+            raise SourceError(f"no run reports its {column} ({listed(lacking)}); {remedy}{why.get(lacking[0], '')}")
         rows = table["run_id"].value_counts()
         left_out += [
-            LeftOut(name, int(rows[name]), f"it does not report its {column}{why.get(name, '')}; {remedy}", whole=True)
+            LeftOut(name, int(rows[name]), f"it does not report its {column}; {remedy}{why.get(name, '')}", whole=True)
             for name in lacking
         ]
         table = table[~table["run_id"].isin(lacking)]

@@ -214,6 +214,7 @@ def _runs(
     held = {column: frame[column].to_numpy(object)
             for column in {*counts.values(), *named.values(), *lengths.values(), *stated, *settled}}  # fmt: skip
     columns.say_unused(found, {*used, *settled})
+    lacking = columns.lacking(found)
     flops = found.columns.get("flops")
     runs = []
     for name, rows in groups.items():
@@ -242,6 +243,7 @@ def _runs(
             loss_unit=unit, reported_steps=step is not None,
             without_embeddings=without_embeddings(found, columns.mapping),
             constants={column: constants[column] for column in settled}, named=are_named,
+            lacking=lacking,
             scores={score: known[-1] for score, values in scores.items() if len(known := _known(values[rows]))},
         ))  # fmt: skip
     return runs

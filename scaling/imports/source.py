@@ -11,6 +11,11 @@ import pandas as pd
 from isoflop.read_json import JsonError, read_bytes
 from isoflop.scaling.imports.shapes import Shape
 
+WANDB = (
+    "what W&B keeps of its runs only wandb reads: after `wandb sync` save the rows of run.scan_history() of its API "
+    "as a CSV for each run, or export a panel"
+)
+
 
 class SourceError(ValueError):
     """A source cannot be imported as it is; the message names what is missing and the option that gives it, in one
@@ -27,7 +32,8 @@ def read_text(path: Path) -> str:
         wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff") and len(raw) % 2 == 0
         return raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not text ({error.reason} at byte {error.start})") from error
+        remedy = WANDB if path.suffix == ".wandb" else "save the rows of such a file as parquet or CSV"
+        raise SourceError(f"{path}: not text ({error.reason} at byte {error.start}); {remedy}") from error
     except JsonError as error:
         raise SourceError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Logs of Megatron-LM (github.com/NVIDIA/Megatron-LM, pretrain_gpt.py) and of its forks."""
+"""Logs of Megatron-LM (github.com/NVIDIA/Megatron-LM, pretrain_gpt.py) and of its forks, GPT-NeoX among them."""
 
 import math
 import re
@@ -13,18 +13,20 @@ from isoflop.scaling.imports.logs.log import NUMBER, LogReader
 from isoflop.scaling.imports.source import ForeignRun, reported_loss
 from isoflop.scaling.table.meaning import number
 
-_STEP = re.compile(r"^iteration\s+(\d+)/\s*(\d+) \|")
+_STEP = re.compile(r"^(?:samples/sec: [\d.]+ \| )?iteration\s+(\d+)/\s*(\d+) \|")
 _EVAL = re.compile(
-    rf"^valid(?:ation)? loss at iteration (\d+)(?: on validation set)? \| lm loss(?: value)?: (?P<loss>{NUMBER})"
+    rf"^valid(?:ation)? (?:loss|results) at iteration (\d+)(?: on validation set)? \| lm[ _]loss(?: value)?: "
+    rf"(?P<loss>{NUMBER})"
 )
 _RANK = re.compile(r"^number of parameters on \(tensor, pipeline\) model parallel rank \((\d+), (\d+)\): ([\d,]+)")
 _BILLIONS = re.compile(r"^Total number of parameters in billions: (\d+(?:\.\d*)?)")
+_TOTAL = re.compile(r"^total params: ([\d,]+)")  # of GPT-NeoX
 _UNTIED = re.compile(r"^untie_embeddings_and_output_weights \.+ True")
 _SPLITS = re.compile(r"^(?:tensor|pipeline|expert)_model_parallel_size \.+ (\d+)")  # each into so many parts
 NEAR = 0.005  # relative: parameters of all ranks and a total that leaves out biases and positions
 _REPORTED = {
     "context": re.compile(r"^seq_length \.+ (\d+)"),
-    "batch": re.compile(r"^global_batch_size \.+ (\d+)"),
+    "batch": re.compile(r"^(?:global|train)_batch_size \.+ (\d+)"),
     "steps": re.compile(r"^train_iters \.+ (\d+)"),
     "learning_rate": re.compile(rf"^lr \.+ ({NUMBER})\s*$"),
     "seed": re.compile(r"^seed \.+ (\d+)"),
@@ -32,7 +34,7 @@ _REPORTED = {
 _VALUES = {
     "samples": re.compile(r"\| consumed samples:\s*(\d+) \|"),
     "tokens": re.compile(r"\| consumed tokens:\s*(\d+) \|"),
-    "train_loss": re.compile(rf"\| (?:lm )?loss: ({NUMBER}) \|"),
+    "train_loss": re.compile(rf"\| (?:lm[ _])?loss: ({NUMBER}) \|"),
     "learning_rate": re.compile(rf"\| learning rate: ({NUMBER}) \|"),
     "batch": re.compile(r"\| global batch size:\s*(\d+) \|"),
 }
@@ -42,7 +44,7 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
     reported: dict[str, float] = {}
     ranks: dict[tuple[str, str], float] = {}
     parts: dict[str, int] = {}
-    billions, untied = "", False
+    billions, untied, total = "", False, 0.0
     training: dict[int, dict[str, float]] = {}
     rows: list[dict[str, float]] = []
     skipped: Counter[str] = Counter()
@@ -59,6 +61,8 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
             parts[line.split()[0]] = int(match[1])
         elif match := _BILLIONS.match(line):
             billions = match[1]
+        elif match := _TOTAL.match(line):
+            total = number(match[1]) or 0.0
         untied = untied or bool(_UNTIED.match(line))
         for key, pattern in _REPORTED.items():
             if match := pattern.match(line):
@@ -76,7 +80,10 @@ def _run(lines: list[str], path: Path) -> ForeignRun | None:
     notes = [] if len(batches) < 2 else [
         "tokens: by the samples consumed, since the batch grows; even between two iteration lines"
     ]  # fmt: skip
-    n_params, doubt = _params(ranks, math.prod(parts.values()) if parts else None, billions, untied)
+    counted = {"GPT-NeoX: total params, with the embedding": total}
+    n_params, doubt = (
+        (counted, "") if total else _params(ranks, math.prod(parts.values()) if parts else None, billions, untied)
+    )
     return ForeignRun(
         name=path.stem, source=f"Megatron log {path.name}", skipped=skipped, curve=curve,
         horizon_steps=int(reported["steps"]) if "steps" in reported else None,
@@ -142,6 +149,8 @@ def _digit(billions: str) -> float:
 
 MEGATRON = LogReader(
     ("megatron",), (_EVAL, _STEP), re.compile(r"^-+ arguments -+"),
-    re.compile(r"^number of parameters on \(tensor, pipeline\) model parallel rank \(0, 0\): ([\d,]+)"),
+    re.compile(
+        r"^(?:number of parameters on \(tensor, pipeline\) model parallel rank \(0, 0\)|total params): ([\d,]+)"
+    ),
     (_REPORTED["context"], _REPORTED["batch"], _REPORTED["steps"]), _run,
 )  # fmt: skip
