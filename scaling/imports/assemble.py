@@ -6,29 +6,31 @@ law is fitted; otherwise it has a row per evaluation, with n_params and flops un
 Nothing is guessed: an error names the option for a missing quantity, and every row left out is counted under a reason.
 """
 
-import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from isoflop.printable import printable
 from isoflop.scaling.imports.clean import COUNTED_FROM_ZERO, ImportOptions, clean
-from isoflop.scaling.imports.kept import UNTOLD, is_kept
+from isoflop.scaling.imports.imported import Imported
+from isoflop.scaling.imports.kept import UNTOLD, are_few, is_kept
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import with_third
 from isoflop.scaling.table.formats.run_columns import COLUMNS, NAMES
 from isoflop.scaling.table.migrate import BITS, FULL_BITS
-from isoflop.scaling.table.runs import validate, write_parquet, write_table
+from isoflop.scaling.table.runs import validate
+from isoflop.scaling.table.schedules.read_curves import HORIZONS
 
 PLAIN = (
     "run_id", "arm", "seed", "n_params", "tokens", "flops", "loss", "train_loss", "step", "batch_tokens",
-    "peak_learning_rate", "params_convention", "compute_convention", "loss_unit", "source", "wall_seconds", "final",
+    "learning_rate", "peak_learning_rate", "horizon_steps", "params_convention", "compute_convention", "loss_unit",
+    "source", "wall_seconds", "final",
 )  # fmt: skip
+_IF_KNOWN = ("flops", "train_loss", "seed", "batch_tokens", "learning_rate", "peak_learning_rate", "horizon_steps",
+             "wall_seconds")  # fmt: skip
 PARAMS = ("matrices", "total", "no-embedding")
 REMEDIES = {
     "n_params": (
@@ -40,66 +42,6 @@ REMEDIES = {
     ),
 }
 _UNKNOWN = {"string": "", "int64": 0, "float64": float("nan"), "bool": False}
-
-
-@dataclass(frozen=True)
-class Imported:
-    """The imported table, the rows that are not in it with the reason, notes on what was assumed, and what was read."""
-
-    table: pd.DataFrame
-    kind: str  # run table | curves | one row per run
-    left_out: tuple[LeftOut, ...]
-    notes: tuple[str, ...]
-    sources: tuple[Path, ...] = ()
-
-    @property
-    def ends(self) -> pd.DataFrame:
-        """The last row of each run."""
-        return self.table[self.table["final"]] if "final" in self.table else self.table
-
-    def write(self, target: Path) -> bool:
-        """Write the table to a .parquet or a .csv as a whole; whether it replaces a file.
-
-        Raises SourceError for another suffix, and for a file that was read.
-        """
-        if target.suffix not in (".parquet", ".csv"):
-            raise SourceError(f"--out {target}: write to a .parquet or a .csv")
-        replaces = target.exists()
-        if replaces and any(source.exists() and source.samefile(target) for source in self.sources):
-            raise SourceError(f"--out {target}: one of the files that are read; write to another, or move it away")
-        if self.kind == "run table" and target.suffix == ".parquet":
-            write_table(self.table, target)
-        elif target.suffix == ".parquet":
-            write_parquet(target, pa.Table.from_pandas(self.table))
-        else:
-            _write_csv(self.table, target)
-        return replaces
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-ready values; the table itself is left out."""
-        return {
-            "kind": self.kind, "runs": int(self.table["run_id"].nunique()), "rows": len(self.table),
-            "columns": list(self.table), "left_out": [asdict(one) for one in self.left_out], "notes": list(self.notes),
-        }  # fmt: skip
-
-    def __str__(self) -> str:
-        runs = self.table["run_id"].nunique()
-        lines = [f"{runs} runs, {len(self.table)} rows ({self.kind})", *(f"note: {note}" for note in self.notes)]
-        whole = [one for one in self.left_out if one.whole]
-        rows = sum(one.rows for one in self.left_out)
-        if self.left_out:
-            lines.append(f"left out: {len(whole)} runs, {rows} rows in all")
-        return "\n".join([*lines, *(f"  {one}" for one in self.left_out)])
-
-
-def _write_csv(table: pd.DataFrame, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        table.to_csv(temporary, index=False)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequence[LeftOut] = ()) -> Imported:
@@ -128,7 +70,7 @@ def assemble(runs: Sequence[ForeignRun], options: ImportOptions, before: Sequenc
         raise SourceError(f"no run can be imported ({reasons})")
     _check_names(kept)
     notes += dict.fromkeys(note for run in kept for note in run.notes)
-    if any(run.horizon_steps is None for run in kept):
+    if any(run.horizon_steps is None and not set(HORIZONS) & set(run.curve) for run in kept):
         notes.append("horizons are not reported: the last evaluation of a run is taken as its end")
     if all(run.shape for run in kept) and not options.n_params:
         return Imported(_run_table(kept, options, notes), "run table", tuple(left_out), tuple(notes))
@@ -218,7 +160,7 @@ def _check_names(kept: Sequence[ForeignRun]) -> None:
 def _plain(
     kept: Sequence[ForeignRun], options: ImportOptions, notes: list[str], left_out: list[LeftOut]
 ) -> pd.DataFrame:
-    rows = [_of_run(run, options) for run in kept]
+    rows = [_of_run(run, options) for run in _of_few(kept, notes)]
     names = (*PLAIN, *dict.fromkeys(name for held in rows for name in held if name not in PLAIN))
     table = pd.DataFrame({name: _joined([held[name] if name in held else _repeated(UNTOLD.get(name), len(held["loss"]))
                                          for held in rows]) for name in names})  # fmt: skip
@@ -229,17 +171,21 @@ def _plain(
     for column, remedy in REMEDIES.items():
         ends = table[table["final"]]
         lacking = list(ends.loc[~np.isfinite(ends[column]), "run_id"])
+        why = {run.name: f" ({run.lacking[column]})" for run in kept if column in run.lacking}
         if len(lacking) == len(ends):
-            raise SourceError(f"no run reports its {column} ({listed(lacking)}); {remedy}")
+            raise SourceError(f"no run reports its {column} ({listed(lacking)}); {remedy}{why.get(lacking[0], '')}")
         rows = table["run_id"].value_counts()
         left_out += [
-            LeftOut(name, int(rows[name]), f"it does not report its {column}; {remedy}", whole=True) for name in lacking
+            LeftOut(name, int(rows[name]), f"it does not report its {column}; {remedy}{why.get(name, '')}", whole=True)
+            for name in lacking
         ]
         table = table[~table["run_id"].isin(lacking)]
     if table["final"].all():
-        table = table.drop(columns="final")
+        table = table.drop(columns=["final", "learning_rate"])  # the rate along a curve
+    if any(name in table for name in HORIZONS[1:]):  # as the source reports it
+        table = table.drop(columns=HORIZONS[0])
     ends = table[~table["run_id"].duplicated(keep="last")]
-    for column in ("flops", "train_loss", "seed", "batch_tokens", "peak_learning_rate", "wall_seconds"):
+    for column in (name for name in _IF_KNOWN if name in table):
         if table[column].isna().all() or (column == "flops" and ends[column].isna().any()):
             known = int(ends[column].notna().sum())
             if known:
@@ -249,6 +195,9 @@ def _plain(
             table = table.drop(columns=column)
     if "flops" not in table:
         table = table.assign(compute_convention="not reported: a fit takes 6 x n_params x tokens")
+    if not any(run.named for run in kept):
+        notes.append("the source names no runs: each row is taken as one, and no run_id is made up")
+        table = table.drop(columns="run_id")
     for column in ("params_convention", "compute_convention", "loss_unit"):
         notes += [f"{column}: {value}" for value in sorted(set(table[column].astype(str)))]
     return table.reset_index(drop=True)
@@ -284,8 +233,8 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
     convention = options.params if options.params in run.n_params else next(iter(run.n_params), "")
     own = run.n_params.get(convention)
     n_params = options.n_params.get(run.name, own)
-    held = {name: curve[name].to_numpy(float) for name in ("tokens", "loss", "flops", "train_loss", "wall_seconds")
-            if name in curve}  # fmt: skip
+    along = ("tokens", "loss", "flops", "train_loss", "learning_rate", "wall_seconds")
+    held = {name: curve[name].to_numpy(float) for name in along if name in curve}
     flops = held.get("flops", np.full(count, np.nan))
     if run.flops_per_token:
         flops = np.where(np.isnan(flops), run.flops_per_token * held["tokens"], flops)
@@ -300,13 +249,28 @@ def _of_run(run: ForeignRun, options: ImportOptions) -> dict[str, np.ndarray]:
         "compute_convention": run.compute_convention,
         "loss_unit": run.loss_unit,
         "source": printable(run.source),
+        "horizon_steps": float(run.horizon_steps or np.nan),
         "train_loss": np.nan,
+        "learning_rate": np.nan,
         "wall_seconds": np.nan,
     }
     made = held | {"flops": flops, "step": curve["step"].to_numpy(int), "final": np.arange(1, count + 1) == count}
     found = {column: made[column] if column in made else _repeated(constants[column], count) for column in PLAIN}
     found |= {name: _repeated(score, count) for name, score in run.scores.items() if name not in found}
+    found |= {name: _repeated(value, count) for name, value in run.constants.items() if name not in found}
     return found | {name: curve[name].to_numpy() for name in curve if is_kept(name)}
+
+
+def _of_few(kept: Sequence[ForeignRun], notes: list[str]) -> list[ForeignRun]:
+    """The runs with the constants of which they have few values; notes those that tell most runs apart."""
+    names = dict.fromkeys(name for run in kept for name in run.constants)
+    many = [name for name in names if not are_few([run.constants.get(name) for run in kept])]
+    if many:
+        notes.append(f"columns with a value of their own in most runs are not kept: {listed(many)}")
+    return [
+        replace(run, constants={name: value for name, value in run.constants.items() if name not in many})
+        for run in kept
+    ]
 
 
 def _repeated(value: object, count: int) -> np.ndarray:

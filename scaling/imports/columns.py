@@ -5,16 +5,17 @@ Which rows are one run's, and what each column reports of it (`lookup` finds the
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from isoflop.scaling.imports.kept import kept_columns
+from isoflop.scaling.imports.kept import kept_columns, setting_columns
 from isoflop.scaling.imports.lookup import NAMES, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
+from isoflop.scaling.imports.records.settings_file import settings_of, with_settings
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import Resolved, TableError, floats, is_numbers, row_names
 from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
@@ -28,6 +29,7 @@ from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
 _SCORE = re.compile(r"(^|_)(acc|accuracy|acc_norm|exact_match|f1|mc1|mc2)(_|$)")
 _TRAINED = re.compile(r"train(ing)?_")
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
+_ALIASES = frozenset(alias for aliases in NAMES.values() for alias in aliases)
 _IDS = ("id", "run_id", "run id", "run")  # of run lists whose names repeat
 SAME_LOSS = 1e-6  # relative: losses of rows written twice
 EVENLY = 1e-6  # relative: slopes of what rises evenly with the steps
@@ -67,7 +69,7 @@ def runs_of_table(
     if frame.empty:
         return [], left_out
     found = columns.resolve(frame)
-    return _runs(source, found, _groups(name, found, run, columns), columns), left_out
+    return _runs(source, found, _groups(name, found, run, columns), columns, run), left_out
 
 
 def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> dict[str, np.ndarray]:
@@ -101,6 +103,14 @@ def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> di
         raise SourceError(f"{columns.source}: names in column {run} repeat and cannot be numbered; rename {twice}")
     columns.note(f"names in column {run} repeat, each row is a run: they are numbered in the order of the table")
     return dict(zip(numbered, alone, strict=True))
+
+
+def _are_named(frame: pd.DataFrame, groups: Mapping[str, np.ndarray], run: str | None) -> bool:
+    """Whether runs have names of their table: not rows of a table without any, or of one name, which were numbered."""
+    if len(groups) < max(len(frame), 2) or {"Name", "State"} <= set(frame):
+        return True
+    columns = [name for name in frame if name == run or str(name).lower() in _IDS]
+    return any(frame[name].astype(str).tolist() == [*groups] for name in columns)
 
 
 def _of_one_size(frame: pd.DataFrame) -> bool:
@@ -176,13 +186,15 @@ def _rows_by(labels: pd.Series) -> dict[str, np.ndarray]:
     return dict(zip(map(str, names), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True))
 
 
-def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], columns: Columns) -> list[ForeignRun]:
+def _runs(
+    source: str, found: Resolved, groups: Mapping[str, np.ndarray], columns: Columns, run: str | None = None
+) -> list[ForeignRun]:
     """The runs of a table, their rows by `groups`: columns under our names, constants as settings."""
     frame = found.frame
     axis, step = columns.axis(found), columns.find(frame, "step")
     curves = pd.DataFrame({q: frame[q].astype(float) for q in ("loss", "tokens", "flops") if q in found.columns})
     for quantity in ("step", "train_loss", "learning_rate", "samples", "epoch", "wall_seconds"):
-        if (column := columns.find(frame, quantity)) is not None:
+        if (column := columns.find(frame, quantity)) not in (None, "peak_learning_rate"):
             curves[quantity] = floats(frame[column])
     kept = kept_columns(found.written, columns.mapping)
     curves = curves.assign(**{ours: frame[ours if ours in found.columns else theirs] for ours, theirs in kept.items()})
@@ -194,10 +206,15 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     named = {key: column for key in ("seed", "arm", "batch_tokens") if (column := columns.find(frame, key))}
     lengths = {q: column for q, key in _LENGTHS.items() if q in curves and (column := columns.find(frame, key))}
     scores = _scores(frame, columns)
-    stated = [name for name in ("params_convention", "compute_convention") if name in frame]
+    are_named = _are_named(frame, groups, run)
+    used = {*kept.values(), *counts.values(), *lengths.values(), *scores}
+    others = {name for name in frame if str(name).lower() in _ALIASES} - ({run} if not are_named else set())
+    settled = setting_columns(found.written, groups.values(), {*used, *others, *found.columns.values()})
+    stated = [name for name in ("params_convention", "compute_convention", "peak_learning_rate") if name in frame]
     held = {column: frame[column].to_numpy(object)
-            for column in {*counts.values(), *named.values(), *lengths.values(), *stated}}  # fmt: skip
-    columns.say_unused(found, {*kept.values(), *counts.values(), *lengths.values(), *scores})
+            for column in {*counts.values(), *named.values(), *lengths.values(), *stated, *settled}}  # fmt: skip
+    columns.say_unused(found, {*used, *settled})
+    lacking = columns.lacking(found)
     flops = found.columns.get("flops")
     runs = []
     for name, rows in groups.items():
@@ -213,7 +230,9 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
             _check_places(frame.iloc[rows], curve, columns)
         curve = _with_tokens(_filled(curve), lengths, constants, columns)
         settings: dict[str, object] = {key: constants[named[key]] for key in ("seed", "arm") if key in named}
-        if "learning_rate" in curve and curve["learning_rate"].notna().any():
+        if isinstance(peak := constants.get("peak_learning_rate"), float | int):
+            settings["learning_rate"] = float(peak)
+        elif "learning_rate" in curve and curve["learning_rate"].notna().any():
             settings["learning_rate"] = float(curve["learning_rate"].max())
         made = {kind: constants[column] for kind, column in counts.items() if constants[column] is not None}
         made = {_convention("n_params", kind, constants): count for kind, count in made.items()}
@@ -223,6 +242,8 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
             compute_convention=_convention("flops", f"the column {flops}", constants) if flops else "",
             loss_unit=unit, reported_steps=step is not None,
             without_embeddings=without_embeddings(found, columns.mapping),
+            constants={column: constants[column] for column in settled}, named=are_named,
+            lacking=lacking,
             scores={score: known[-1] for score, values in scores.items() if len(known := _known(values[rows]))},
         ))  # fmt: skip
     return runs
@@ -271,7 +292,18 @@ def _filled(curve: pd.DataFrame) -> pd.DataFrame:
             after = at > steps[-1]
             made[after] = values[-1] + slopes[-1] * (at[after] - steps[-1])
         curve = curve.assign(**{quantity: curve[quantity].where(curve[quantity].notna(), made)})
-    return curve
+    return _with_rates(curve)
+
+
+def _with_rates(curve: pd.DataFrame) -> pd.DataFrame:
+    """The curve with learning rates between the steps that report them, as rows of training alone do."""
+    if "learning_rate" not in curve or curve["step"].isna().any() or not curve["learning_rate"].isna().any():
+        return curve
+    known = curve[curve["learning_rate"].notna()].drop_duplicates("step", keep="last").sort_values("step")
+    if known.empty:
+        return curve
+    made = np.interp(curve["step"], known["step"], known["learning_rate"])
+    return curve.assign(learning_rate=curve["learning_rate"].fillna(pd.Series(made, index=curve.index)))
 
 
 def _with_tokens(
@@ -329,6 +361,7 @@ class TableReader:
     """Reads tables of metrics: W&B exports and histories, OLMo's metrics, any CSV, TSV, JSON, parquet or `sheet`."""
 
     sheet: str | None = None
+    settings: Mapping[Path, Path] = field(default_factory=dict)  # of the runs in a folder
     kinds: ClassVar[tuple[str, ...]] = ("wandb", "olmo", "table")
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
@@ -353,7 +386,11 @@ class TableReader:
         self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
     ) -> tuple[list[ForeignRun], list[LeftOut]]:
         """The runs of one file. Raises SourceError for one that cannot be read, or without a validation loss."""
-        return runs_of_table(name, str(path), read_frame(path, notes, mapping, self.sheet), mapping, notes)
+        frame = read_frame(path, notes, mapping, self.sheet)
+        if (beside := self.settings.get(path.parent)) is not None:
+            frame = with_settings(frame, settings_of(beside))
+            notes.append(f"{beside.name} holds settings of the runs in its folder")
+        return runs_of_table(name, str(path), frame, mapping, notes)
 
 
 TABLES = TableReader()

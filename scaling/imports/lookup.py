@@ -12,7 +12,16 @@ import pandas as pd
 
 from isoflop.scaling.imports.kept import left_out_note
 from isoflop.scaling.imports.source import SourceError
-from isoflop.scaling.table.columns import OPTIONAL, VALIDATION, Resolved, TableError, hint, refuse_words, resolve
+from isoflop.scaling.table.columns import (
+    OPTIONAL,
+    VALIDATION,
+    Resolved,
+    TableError,
+    absent,
+    hint,
+    refuse_words,
+    resolve,
+)
 from isoflop.scaling.table.curves import run_column
 from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.meaning import QUANTITIES, meaning
@@ -38,6 +47,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "seed": ("seed",),
     "arm": ("arm",),
 }  # fmt: skip
+MOST_SHOWN = 30  # columns in a message
 _TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
 
 
@@ -124,12 +134,24 @@ class Columns:
                 return column
         return None
 
+    def known(self, found: Resolved) -> set[str | None]:
+        """The columns of quantities, of what NAMES lists, and of the names of runs."""
+        frame, step = found.written, self.find(found.written, "step")
+        return {*found.columns.values(), *(self.find(frame, name) for name in NAMES), run_column(frame, step)}
+
     def say_unused(self, found: Resolved, used: Iterable[str]) -> None:
         """Note the columns of which nothing is kept: not `used`, and of no quantity, setting or name of a run."""
-        frame, step = found.written, self.find(found.written, "step")
-        known = [*found.columns.values(), *(self.find(frame, name) for name in NAMES), run_column(frame, step)]
-        if text := left_out_note(frame, [*used, *known]):
+        if text := left_out_note(found.written, [*used, *self.known(found)]):
             self.note(text)
+
+    def lacking(self, found: Resolved) -> dict[str, str]:
+        """What is said of each quantity that no column holds, with the columns that there are."""
+        names = [str(name) for name in found.written if name != "run_id"]
+        shown = ", ".join(names[:MOST_SHOWN]) + (
+            f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+        )
+        missing = [name for name in ("n_params", "tokens") if name not in found.columns]
+        return {name: f"{absent(name, names)}; columns: {shown}" for name in missing}
 
     def note(self, text: str) -> None:
         if text not in self.notes:

@@ -16,8 +16,9 @@ from isoflop.scaling.imports.records.huggingface import TRAINER_STATE, newest
 from isoflop.scaling.imports.records.levanter import TRACKER
 from isoflop.scaling.imports.records.lm_eval import RESULTS, measures_a_loss, named_scores
 from isoflop.scaling.imports.records.mlflow import STORE
+from isoflop.scaling.imports.records.settings_file import folders_with_settings
 from isoflop.scaling.imports.records.tensorboard import EVENTS
-from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceError
+from isoflop.scaling.imports.source import WANDB, ForeignRun, LeftOut, Reader, SourceError
 from isoflop.scaling.table.columns import OPTIONAL, hint
 from isoflop.scaling.table.formats.read_file import is_table_file
 from isoflop.scaling.table.meaning import QUANTITIES
@@ -65,6 +66,10 @@ def import_source(
     if any(path.name == "trainer_state.json" for path in paths):
         paths = newest(paths, notes)
     chosen = {path: _reader(path, readers) for path in paths}
+    tables = {path for path in paths if isinstance(chosen[path], TableReader)}
+    beside = {folder: file for folder, file in folders_with_settings(paths).items() if file in tables}
+    paths = [path for path in paths if path not in beside.values()]
+    chosen |= {path: TableReader(sheet, beside) for path in tables}
     scored = [path for path in paths if chosen[path] is RESULTS]
     scored = scored if len(scored) < len(paths) else []
     names = run_names([path for path in paths if path not in scored], source) | run_names(scored, source)
@@ -123,6 +128,7 @@ def _paths(source: Path, readers: Sequence[Reader], notes: list[str]) -> list[Pa
     if hidden := [inner for path in found if _is_hidden(inner := path.relative_to(source))]:
         notes.append(f"hidden files are not read: {listed(list(map(str, hidden)))}")
         found = [path for path in found if path.relative_to(source) not in hidden]
+    found = _without_wandb(source, found, notes)
     states = [path for path in found if path.name in _WHOLE]  # beside them lie other files of the same runs
     results = [path for path in found if path.name.startswith("results") and path.suffix == ".json"]
     found = states + results if states else found
@@ -130,6 +136,19 @@ def _paths(source: Path, readers: Sequence[Reader], notes: list[str]) -> list[Pa
         but = f"; {notes[-1]}" if hidden else ""
         raise SourceError(f"{source}: nothing to import (no event files, no {', '.join(suffixes)}){but}")
     return found
+
+
+def _without_wandb(source: Path, found: list[Path], notes: list[str]) -> list[Path]:
+    """The files outside the folders in which W&B keeps runs. Raises SourceError where there are no others."""
+    own = {file.parent for file in source.rglob("*.wandb")}
+    inside = [path for path in found if not own.isdisjoint(path.parents)]
+    if inside and len(inside) == len(found):
+        raise SourceError(f"{source}: a folder of W&B's; {WANDB}")
+    if inside:
+        notes.append(
+            f"folders of W&B's are not read: {listed([str(folder.relative_to(source)) for folder in sorted(own)])}"
+        )
+    return [path for path in found if path not in inside]
 
 
 def _is_hidden(path: Path) -> bool:

@@ -11,6 +11,11 @@ import pandas as pd
 from isoflop.read_json import JsonError, read_bytes
 from isoflop.scaling.imports.shapes import Shape
 
+WANDB = (
+    "what W&B keeps of its runs only wandb reads: after `wandb sync` save the rows of run.scan_history() of its API "
+    "as a CSV for each run, or export a panel"
+)
+
 
 class SourceError(ValueError):
     """A source cannot be imported as it is; the message names what is missing and the option that gives it, in one
@@ -27,7 +32,8 @@ def read_text(path: Path) -> str:
         wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff") and len(raw) % 2 == 0
         return raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not text ({error.reason} at byte {error.start})") from error
+        remedy = WANDB if path.suffix == ".wandb" else "save the rows of such a file as parquet or CSV"
+        raise SourceError(f"{path}: not text ({error.reason} at byte {error.start}); {remedy}") from error
     except JsonError as error:
         raise SourceError(str(error)) from error
 
@@ -46,8 +52,9 @@ class ForeignRun:
     `n_params` holds parameter counts by convention, `settings` constants of the run (seed, arm, learning_rate, corpus,
     optimizer, schedule, warmup_steps, dtype), `skipped` numbers of rows without an evaluation by reason, `scores` those
     of the finished run on tasks, by the name of their column. Without `reported_steps` its steps number rows. `notes`
-    state what was assumed. With `without_embeddings` its FLOPs are 6 x parameters without embeddings x
-    tokens, and do not report the tokens of a run whose n_params are others.
+    state what was assumed, `lacking` why a quantity is not there. With `without_embeddings` its FLOPs are 6 x
+    parameters without embeddings x tokens, and do not report the tokens of a run whose n_params are others. `constants`
+    are further columns with one value in the run. Without `named` its source gives it no name, and it is a row.
     """
 
     name: str
@@ -66,6 +73,9 @@ class ForeignRun:
     reported_steps: bool = True
     notes: Sequence[str] = ()
     without_embeddings: bool = False
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, object] = field(default_factory=dict)
+    named: bool = True
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ noise of one run, spread over the breaks that its exponents may have and weighte
 (`selection.law_weights`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from isoflop.scaling.table.json_plain import plain
 LEVELS = (0.5, 0.8, 0.95)
 SAME_EPOCHS = 1.01  # times those of the table: what rounding leaves is the same
 VAGUE = 10.0  # sd of ln loss: a forecast that scatters by more says nothing
+STEP = 0.05  # in ln of a target: half the way over which a slope is taken
 FAR = 10.0  # times the largest compute: beyond, the point prediction rests on the form alone
 
 
@@ -54,7 +55,8 @@ class LossForecast:
     interval at the widest level; both are None where no size is identified. `refused` names the laws without a
     part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight, for
     `serving`, `surface_law` its name. `epochs` are those of the run where unique tokens were given, of the law
-    preferred. `settings` are those pooled in the table.
+    preferred. `settings` are those pooled in the table. `slopes` are d ln loss by d ln of what the target is given by
+    (flops, or n_params and tokens) under the law preferred, with that of ln n_opt by ln flops; none where it has none.
     """
 
     target: Target
@@ -76,6 +78,7 @@ class LossForecast:
     surface_law: str = ""
     epochs: float | None = None
     settings: tuple[Finding, ...] = ()
+    slopes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -98,6 +101,7 @@ class LossForecast:
             "conventions": self.points.conventions,
             "findings": [f.to_dict() for f in self.findings],
             "epochs": self.epochs,
+            "slopes": dict(self.slopes),
             "notes": list(self.notes),
         }
 
@@ -217,7 +221,29 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         surface=surface,
         surface_law=surface_law,
         epochs=_epochs(places[preferred]) if target.unique_tokens is not None else None,
+        slopes=_slopes(fits[preferred], target, worths),
     )
+
+
+def _slopes(fitted: Fit, target: Target, worths: tuple[float, float]) -> dict[str, float]:
+    """d ln loss by d ln of the target's compute (and d ln n_opt), or of its size and of its tokens, under a law."""
+    names = ("flops",) if target.optimal else ("n_params", "tokens")
+    read = partial(reader, target=target, worths=worths)
+    found = {}
+    for name in names:
+        ends, sizes = [], []
+        for factor in (np.exp(-STEP), np.exp(STEP)):
+            moved = replace(target, **{key: getattr(target, key) * factor for key in {name, "flops"}})
+            try:
+                at = place(fitted, moved, worths)
+                sizes.append(float(np.log(at["n_params"].iloc[0])))
+                ends.append(float(forecast(fitted, at, uncertain=False, read=read).mean[0]))
+            except ValueError:  # no best run there
+                return {}
+        found[name] = (ends[1] - ends[0]) / (2 * STEP)
+        if target.optimal:
+            found["n_opt"] = (sizes[1] - sizes[0]) / (2 * STEP)
+    return found
 
 
 def telling(made: Forecast) -> Forecast:

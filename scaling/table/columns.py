@@ -17,6 +17,7 @@ from isoflop.scaling.table.formats.counts import count_as, counts_in, is_count
 from isoflop.scaling.table.formats.products import with_sizes, with_tokens, without_one_epoch
 from isoflop.scaling.table.meaning import (
     ALIASES,
+    HELD_OUT,
     NATS_PER_TOKEN,
     QUANTITIES,
     SPEEDS,
@@ -42,15 +43,12 @@ _FAMILIES = {"n_params": r"(^|_)(params?|parameters?)(_|$)", "tokens": r"(^|_)(t
              "flops": r"flops?(_|$)|(^|_)compute(_|$)",
              "loss": r"loss(_|$)|(^|_)(nll|ppl|perplexity|bpb|bpc)(_|$)"}  # fmt: skip
 _OTHER_LOSS = re.compile(r"train|aux|balance|router|z_loss")  # losses beside that of held-out text
+_AT_A_VALUE = re.compile(r"[\d.]+(e\d+)?\s?[kmbgt]?[\s_]?(tokens|toks|params|parameters|flops)", re.I)  # 2.5B tokens
 _PARTS = {"batch", "unique", "warmup", "per", "vocab", "vocabulary", "se", "std", "embeddings"}  # of no quantity
 FAR = 1.5  # decades
 SAME_ORDER = 0.9  # rank correlation of one loss in two units
 LEAST_SIZE = 1e4  # parameters or tokens of a run
-MOST = {
-    "n_params": 1e13,
-    "tokens": 1e16,
-    "flops": 1e30,
-}  # of a run: more are in another unit
+MOST = {"n_params": 1e13, "tokens": 1e16, "flops": 1e30}  # of a run: more are in another unit
 
 
 class TableError(ValueError):
@@ -315,10 +313,22 @@ def values(frame: pd.DataFrame, column: str, quantity: str) -> pd.Series:
 
 def absent(name: str, names: list[str]) -> str:
     """What a message says of a column that is not among `names`."""
-    near = near_match(name, [other for other in names if _may_be(other, name)])
+    wide = [other for other in names if _AT_A_VALUE.fullmatch(other)]
+    if len(wide) > 1 and (name == "loss" or re.search(_FAMILIES.get(name, "$^"), words(wide[0]))):
+        return (
+            f"no column {name!r}; {wide[0]!r} and {wide[1]!r} are of two runs: write a row for each (pandas.melt does)"
+        )
+    ranks = [[c for c in names if _may_be(c, name) and (name != "loss" or _rank(c) == rank)] for rank in range(3)]
+    near, rank = next(((near, k) for k, ranked in enumerate(ranks) if (near := near_match(name, ranked))), ("", 0))
     if near:
-        return f"no column {name!r}; did you mean {near!r}? Use {map_option(name, near)}"
+        what = " (no loss of held-out text by its name)" if rank == 2 else ""
+        return f"no column {name!r}; did you mean {near!r}{what}? Use {map_option(name, near)}"
     return f"no column {name!r}; name yours with --map {name}=COLUMN"
+
+
+def _rank(column: str) -> int:
+    """The place of a column among those proposed as the loss: of held-out text first, of training and the like last."""
+    return 2 if _OTHER_LOSS.search(words(column)) else int(not HELD_OUT & set(words(column).split("_")))
 
 
 def map_option(ours: str, yours: str) -> str:
@@ -335,7 +345,7 @@ def _may_be(column: str, quantity: str) -> bool:
         re.search(pattern, words(column)) for other, pattern in _FAMILIES.items() if other != quantity
     ):
         return False
-    return not parts & _PARTS and ("embedding" not in parts or "non" in parts)
+    return not column[:1].isdigit() and not parts & _PARTS and ("embedding" not in parts or "non" in parts)
 
 
 def refuse_words(resolved: Resolved, frame: pd.DataFrame, *, source: str) -> None:

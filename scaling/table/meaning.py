@@ -52,7 +52,7 @@ VAGUE: dict[str, tuple[str, ...]] = {  # proposed in messages, never taken
     "experts": ("num_experts", "n_experts", "e"),
 }
 _FAMILY = {"n_params": "params?|parameters?", "tokens": "tokens?", "flops": "flops?|compute"}
-_HELD_OUT = {"val", "valid", "validation", "eval", "test", "heldout", "final"}
+HELD_OUT = {"val", "valid", "validation", "eval", "test", "heldout", "final"}
 _NATS: tuple[str, Transform] = (NATS_PER_TOKEN, "")
 # Measures of a loss: the unit that it becomes, and how. "bits" times ln 2, "perplexity" by its logarithm.
 _MEASURES: dict[str, tuple[str, Transform]] = {
@@ -261,7 +261,7 @@ def _plain(text: str) -> Meaning | None:
             return Meaning(quantity)
     if text == "l":
         return Meaning("loss", loss_unit=NATS_PER_TOKEN)
-    measure = "_".join(word for word in text.replace("held_out", "heldout").split("_") if word not in _HELD_OUT)
+    measure = "_".join(word for word in text.replace("held_out", "heldout").split("_") if word not in HELD_OUT)
     if measure not in _LOSSES:
         return None
     unit, transform = _LOSSES[measure]

@@ -66,7 +66,6 @@ def test_every_option_changes_something_or_is_refused(mode, tables, monkeypatch)
 # Of these the page says that they have no findings.
 WITHOUT = {
     "plan": "plan", "plan card": "plan", "status": "status RUNS", "evaluate": "evaluate", "evaluate study": "evaluate",
-    "predict score": "predict TABLE --score FILE",
 }  # fmt: skip
 
 

@@ -71,7 +71,10 @@ class LogReader:
         """
         lines = self._lines(path)
         if not any(self._step(line) for line in lines):
-            raise SourceError(f"{path}: no line in it is {self.kinds[0]}'s; name its kind with --from")
+            raise SourceError(
+                f"{path}: no line in it is {self.kinds[0]}'s; name another kind with --from, or save its "
+                "steps and losses as a CSV"
+            )
         runs: list[ForeignRun] = []
         for label, stream in self._streams(lines).items():
             found = parts([self._event(line, path) for line in stream], str(path))

@@ -53,7 +53,9 @@ class StoreReader:
 
 
 def _runs(path: Path) -> list[Path]:
-    return sorted(meta.parent for meta in path.rglob("meta.yaml") if (meta.parent / "metrics").is_dir())
+    """The folders of runs: not those of the models that they logged, which have metrics too (models/m-*)."""
+    folders = [meta.parent for meta in path.rglob("meta.yaml") if (meta.parent / "metrics").is_dir()]
+    return sorted(folder for folder in folders if folder.parent.name != "models")
 
 
 def _label(folder: Path) -> str:

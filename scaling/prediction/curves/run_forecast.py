@@ -9,6 +9,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import PART, check, whole
+from isoflop.printable import counted
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import unlike_runs
 from isoflop.scaling.prediction.curves.curve_model import CurveModel, Forecast, curve_model
@@ -16,10 +17,10 @@ from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
-from isoflop.scaling.table.meaning import NATS_PER_TOKEN
+from isoflop.scaling.table.meaning import NATS_PER_TOKEN, words
 from isoflop.scaling.table.runs import is_runs
 from isoflop.scaling.table.schedules.curve_run import CurveRun
-from isoflop.scaling.table.schedules.read_curves import read_curves
+from isoflop.scaling.table.schedules.read_curves import HORIZONS, NAMED, by_name, read_curves
 from isoflop.scaling.table.schedules.schedule import Schedule
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -102,9 +103,10 @@ def predict_run(
 
     The table is a runs folder or file of ours, or curves of another program with learning rates in a column. `schedule`
     (constant, cosine, linear, wsd, wsdld, wsdcon) and `cooldown` (share of the steps) say how the run goes on, in place
-    of how it was to: "what if it decays now". Its rate then falls to `final_fraction` of its peak (None: what the
-    table's decayed runs end at, in the middle). `until` takes only the rows up to that step. Raises PredictError where
-    the table cannot answer, ValueError for an unknown run, schedule, or a step that is behind the run.
+    of how it was to: "what if it decays now"; and what runs follow, from their first step to their last, of which the
+    table tells no rate. Its rate then falls to `final_fraction` of its peak (None: what the table's decayed runs end
+    at, in the middle; zero where no rate is told). `until` takes only the rows up to that step. Raises PredictError
+    where the table cannot answer, ValueError for an unknown run, schedule, or a step that is behind the run.
 
     >>> import isoflop
     >>> found = isoflop.predict_run(isoflop.example("quick"), "4e1d317d8ef8", until=7000)
@@ -114,21 +116,36 @@ def predict_run(
     check(PART, cooldown=cooldown, final_fraction=final_fraction)
     check(whole(1), at=at, until=until)
     table = as_frame(table)
-    found = read_curves(table, params=params)
+    named = None if schedule is None and cooldown is None else _chosen(schedule, 0, cooldown, final_fraction)
+    found = read_curves(table, otherwise=named, params=params)
     target = find_run(found.runs, run)
     if until is not None:
         target = begun(target, until)
+    if named is not None and at is not None and target.schedule == by_name(named) and _has_no_plan(table, target, at):
+        target = replace(target, rates=named.rates(at, float(target.rates.max())), done=False)
+        schedule = cooldown = final_fraction = None
     others = [other for other in found.runs if other.run_id != target.run_id]
     model = curve_model([*others, target], law)
     notes = [note for note in found.notes if not note.startswith("run ") or note.startswith(f"run {target.run_id}:")]
     if schedule is not None:
         notes = [note for note in notes if not note.startswith("run ")]
+    if named is not None and (told := [one.run_id for one in found.runs if one.schedule == by_name(named)]):
+        names = ", ".join(told[:NAMED]) + (", ..." if len(told) > NAMED else "")
+        notes.append(
+            f"the table tells no learning rate of {counted(len(told), 'run')} ({names}): taken to "
+            f"follow {named}, to {named.final_fraction:g} of the peak and without a warm-up, over their own steps"
+        )
     ahead = forecast_run(
         model, target, schedule=schedule, cooldown=cooldown, final_fraction=final_fraction, at=at,
         siblings=len(others), notes=notes,
     )  # fmt: skip
     unlike = unlike_runs(table, may_vary=MAY_VARY)
     return replace(ahead, conventions=conventions_of(table, params), findings=tuple(unlike))
+
+
+def _has_no_plan(table: pd.DataFrame, run: CurveRun, at: int) -> bool:
+    """Whether a run may be on its way to a step beyond its rows, as the table does not say where it was to end."""
+    return at > run.horizon and not any(words(str(name)) in HORIZONS for name in table)
 
 
 def conventions_of(table: pd.DataFrame, params: str) -> dict[str, str]:
@@ -214,16 +231,8 @@ def goes_on(
         return longer, run.schedule
     peak = float(run.rates.max())
     warmup = int(np.argmax(run.rates >= 0.999 * peak))
-    if cooldown is not None and schedule not in (None, "wsd", "wsdld", "wsdcon"):
-        raise ValueError(f"--cooldown is of the schedules wsd, wsdld and wsdcon, not of {schedule}")
-    if schedule == "constant" and final_fraction is not None:
-        raise ValueError("--final-fraction is of a schedule whose rate falls, not of constant")
-    if schedule == "wsdcon" and final_fraction is None:
-        raise ValueError(
-            "--schedule wsdcon falls to a rate at which it stays: say to what share of the peak with --final-fraction"
-        )
-    final = _final_fraction(others) if final_fraction is None else final_fraction
-    chosen = Schedule(schedule or "wsd", warmup, 0.2 if cooldown is None else cooldown, final_fraction=final)
+    chosen = _chosen(schedule, warmup, cooldown, final_fraction, others)
+    final = chosen.final_fraction
     wanted = chosen.rates(end, peak)
     taken = run.rates[: min(last, end)]
     if len(taken) and np.abs(wanted[: len(taken)] - taken).max() > SAME_RATE * peak:
@@ -238,6 +247,26 @@ def goes_on(
             else "the rate falls to zero: --final-fraction says another end"
         )
     return np.concatenate([taken, wanted[len(taken) :]]), f"{chosen}, to {final * peak:.3g}"
+
+
+def _chosen(
+    schedule: str | None,
+    warmup: int,
+    cooldown: float | None,
+    final_fraction: float | None,
+    others: Sequence[CurveRun] = (),
+) -> Schedule:
+    """The schedule that the user names. Raises ValueError for what it does not take, or lacks."""
+    if cooldown is not None and schedule not in (None, "wsd", "wsdld", "wsdcon"):
+        raise ValueError(f"--cooldown is of the schedules wsd, wsdld and wsdcon, not of {schedule}")
+    if schedule == "constant" and final_fraction is not None:
+        raise ValueError("--final-fraction is of a schedule whose rate falls, not of constant")
+    if schedule == "wsdcon" and final_fraction is None:
+        raise ValueError(
+            "--schedule wsdcon falls to a rate at which it stays: say to what share of the peak with --final-fraction"
+        )
+    final = _final_fraction(others) if final_fraction is None else final_fraction
+    return Schedule(schedule or "wsd", warmup, 0.2 if cooldown is None else cooldown, final_fraction=final)
 
 
 def _final_fraction(runs: Sequence[CurveRun]) -> float:

@@ -248,6 +248,7 @@ def score_ledger(path: str | Path, table: pd.DataFrame) -> Ledger:
             forecast, log_loss = predictive(entry.registration), float(np.log(found.measured))
             scored = found.to_dict() | {"pit": forecast.cdf(log_loss), "crps": forecast.crps(log_loss)}
             new.append({"format": FORMAT, "entry": "score", "seal": seal} | scored)
+            notes += [f"{entry.target}: {text}" for text in (*map(str, found.findings), *found.notes)]
         elif found.measured != entry.score["measured"]:
             notes.append(
                 f"{entry.target}: scored before by {entry.score['measured']:.6g}; this table says "

@@ -77,6 +77,7 @@ class _Registration(_Sealed):
     n_opt_interval: tuple[float | None, float | None] | None
     conventions: _Conventions
     distribution: NotRequired[list[Component]]
+    slopes: NotRequired[dict[str, float]]
 
 
 class RegistrationError(ValueError):

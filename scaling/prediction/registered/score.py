@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.approaches.isoflop_profiles import isoflop_profiles
+from isoflop.scaling.findings.finding import Finding, rows_of
+from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.prediction.forecast import Target
+from isoflop.scaling.prediction.registered.comparable import of_the_kind, other_settings
 from isoflop.scaling.prediction.registered.reading import Reading
 from isoflop.scaling.prediction.registered.register import (
     HASHED,
@@ -23,6 +26,7 @@ from isoflop.scaling.table.runs import is_runs
 
 SAME_BUDGET = 0.1  # in ln FLOPs: runs this close to the target's compute measure it
 SAME_CELL = 0.05  # in ln parameters and ln tokens: likewise for a target of a given size
+NEXT_TO = 0.002  # in ln: so near, a loss is that at the target
 FITTED = "that the prediction was fitted to"
 EARLY = "made before it was registered"
 
@@ -33,7 +37,8 @@ class Score:
 
     `z` is measured less predicted in standard deviations of ln loss, `covered` says of each level whether its interval
     holds the measured loss, `how` names the measurement, `runs` the runs behind it, `left_out` counts by reason those
-    of the table that were not allowed to score. The sizes are None for a target of given size, or where no profile or
+    of the table that were not allowed to score, `notes` what was done to those that did, `findings` what may be wrong
+    with these. The sizes are None for a target of given size, or where no profile or
     run measures the best one.
     """
 
@@ -49,6 +54,8 @@ class Score:
     registered_at: str
     runs: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def limit(self) -> str:
@@ -71,6 +78,7 @@ class Score:
             "n_opt": {"predicted": self.n_predicted, "measured": self.n_measured, "covered": self.n_covered},
             "measured_by": self.how, "registered_at": self.registered_at,
             "runs": list(self.runs), "left_out": dict(self.left_out), "limit": self.limit,
+            "notes": list(self.notes), "findings": [finding.to_dict() for finding in self.findings],
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -90,15 +98,16 @@ class Score:
             )
         lines.append(f"  scored by {len(self.runs)} runs {self.limit}: {', '.join(self.runs)}")
         lines += [f"  not counted: {n} runs {why}" for why, n in self.left_out.items()]
-        return "\n".join(lines)
+        return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 
 
 def score(path: str | Path, table: pd.DataFrame, *, data: pd.DataFrame | None = None) -> Score:
     """Score the registration at `path` by the runs of `table`, which measure the loss at its target.
 
     `data` stands in for the table that the prediction was fitted to, where that has moved. Runs that the prediction was
-    fitted to, and runs made before it was registered, never score. Raises RegistrationError when the file or its data
-    has changed since, or no other run of `table` measures the target.
+    fitted to, runs made before it was registered, and runs of another kind (an arm, a text, a setting that was chosen)
+    never score. Raises RegistrationError when the file or its data has changed since, the losses are in another unit,
+    or no other run of `table` measures the target.
     """
     try:
         return score_registration(read_registration(Path(path)), Path(path), table, data=data)
@@ -110,21 +119,31 @@ def score_registration(
     value: Mapping[str, Any], path: Path, table: pd.DataFrame, *, data: pd.DataFrame | None = None
 ) -> Score:
     """As `score`, of a registration whose values were read before; `path` is a file of the folder it is kept in."""
-    known = _check_data(path, value, data)
+    fitted, known = _check_data(path, value, data)
     target = Target(*(value["target"].get(name) for name in ("flops", "n_params", "tokens", "unique_tokens")))
-    found, left_out = _made_since(table, value, known)
-    hits = _near(found.frame, target)
+    source = str(table.attrs.get("source", "the table"))
+    found, rows, left_out, notes = _made_since(table, value, fitted, known)
+    if len(found) and found.loss_unit != known.loss_unit:
+        raise RegistrationError(
+            f"the forecast is of a loss in {known.loss_unit}, and that of {source} is in {found.loss_unit}: name the "
+            "column of the same loss with --map loss=COLUMN"
+        )
+    near = _near(found.frame, target)
+    hits = found.frame[near]
     if hits.empty:
-        source = str(table.attrs.get("source", "the table"))
         raise RegistrationError(_nothing_near(_points(table, value).frame, source, target, left_out))
-    loss, n_opt, how = _measure(found, target, hits)
+    findings: tuple[Finding, ...] = ()
+    if rows is not None:
+        notes += other_settings(rows[near], fitted)
+        findings = setting_findings(rows[near], replace(found, frame=hits.reset_index(drop=True)))
+    loss, n_opt, how = _measure(found, target, _carried(hits, target, value.get("slopes") or {}, notes))
     sd, centre = value["sd_log_loss"], np.log(value["loss"])
     covered = {float(level): _holds(pair, loss) for level, pair in value["intervals"].items()}
     between = value["n_opt_interval"]
     inside = _holds(between, n_opt) if between and n_opt else None
     return Score(
         target, value["loss"], loss, float((np.log(loss) - centre) / sd), covered, value["n_opt"], n_opt, inside, how,
-        value["registered_at"], _names(hits), left_out,
+        value["registered_at"], _names(hits), left_out, tuple(notes), findings,
     )  # fmt: skip
 
 
@@ -141,22 +160,29 @@ def _points(table: pd.DataFrame, value: Mapping[str, Any]) -> Points:
     return points(table, **chosen)
 
 
-def _made_since(table: pd.DataFrame, value: Mapping[str, Any], known: Points) -> tuple[Points, dict[str, int]]:
-    """The points of the runs that may score, and how many others there are by reason."""
+def _made_since(
+    table: pd.DataFrame, value: Mapping[str, Any], fitted: pd.DataFrame, known: Points
+) -> tuple[Points, pd.DataFrame | None, dict[str, int], list[str]]:
+    """The points of the runs that may score, their rows (None where these cannot be told), how many others there are by
+    reason, and what is to be said of them."""
     ids = set(value["data"]["run_ids"] or ())
     seen = table["run_id"].isin(ids) if "run_id" in table else pd.Series(False, index=table.index)
     early = _made_by(table, pd.Timestamp(value["registered_at"])) & ~seen
-    if (seen | early).all():
-        return replace(known, frame=known.frame.iloc[:0]), _counted(table, seen, early)
+    left = _counted(table, seen, early)
     rest = table[~(seen | early)]
     rest.attrs = table.attrs
+    rest, others, notes = of_the_kind(rest, fitted, Reading.of(value["data"].get("read", {})))
+    left |= others
+    if rest.empty:
+        return replace(known, frame=known.frame.iloc[:0]), None, left, notes
     found = _points(rest, value)
-    fitted = {_cell(row) for row in known.frame[list(HASHED)].to_numpy(float)}
-    same = np.array([_cell(row) in fitted for row in found.frame[list(HASHED)].to_numpy(float)], dtype=bool)
-    left = _counted(table, seen, early)
-    if same.any():
-        left[FITTED] = left.get(FITTED, 0) + int(same.sum())
-    return replace(found, frame=found.frame[~same].reset_index(drop=True)), left
+    rows = rows_of(rest, found.frame)
+    cells = {_cell(row) for row in known.frame[list(HASHED)].to_numpy(float)}
+    new = np.array([_cell(row) not in cells for row in found.frame[list(HASHED)].to_numpy(float)], dtype=bool)
+    if not new.all():
+        left[FITTED] = left.get(FITTED, 0) + int((~new).sum())
+    kept = None if rows is None else rows[new].reset_index(drop=True)
+    return replace(found, frame=found.frame[new].reset_index(drop=True)), kept, left, notes
 
 
 def _cell(row: np.ndarray) -> tuple[float, ...]:
@@ -181,16 +207,46 @@ def _made_by(table: pd.DataFrame, when: pd.Timestamp) -> pd.Series:
     return early.groupby(table["run_id"]).transform("any") if "run_id" in table else early
 
 
-def _near(frame: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """The runs close enough to the target to measure it."""
+def _near(frame: pd.DataFrame, target: Target) -> pd.Series:
+    """The runs (bool) close enough to the target to measure it."""
     if target.optimal:
-        return frame[np.abs(np.log(frame["flops"] / target.flops)) < SAME_BUDGET]
+        return np.abs(np.log(frame["flops"] / target.flops)) < SAME_BUDGET
     wanted = {"n_params": target.n_params, "tokens": target.tokens, "unique_tokens": target.unique_tokens}
     near = pd.Series(True, index=frame.index)
     for name, value in wanted.items():
         if value is not None and name in frame:
             near &= np.abs(np.log(frame[name] / value)) < SAME_CELL
-    return frame[near]
+    return near
+
+
+def _carried(hits: pd.DataFrame, target: Target, slopes: Mapping[str, float], notes: list[str]) -> pd.DataFrame:
+    """The runs near the target with the losses that they would have at it, by the slopes of the forecast's own law
+    where its registration holds them; `notes` say how far they were carried, or what was not."""
+    given = {"flops": target.flops} if target.optimal else {"n_params": target.n_params, "tokens": target.tokens}
+    away = {name: np.log(value / hits[name].astype(float)) for name, value in given.items() if value is not None}
+    off = max(away, key=lambda name: float(away[name].abs().max()))
+    far = float(away[off].iloc[away[off].abs().argmax()])
+    if abs(far) <= NEXT_TO or not set(away) <= set(slopes):
+        if abs(far) > NEXT_TO:
+            notes.append(
+                f"{off} of the runs lie up to {np.expm1(-far):+.1%} from the target, and the registration holds no "
+                "slopes that would tell their losses at it"
+            )
+        return hits
+    moved = sum(slopes[name] * distance for name, distance in away.items())
+    most = float(moved.iloc[moved.abs().argmax()])
+    notes.append(
+        f"{off} of the runs lie up to {np.expm1(-far):+.1%} from the target: they are carried there by the slopes of "
+        f"the forecast's law, their losses by up to {np.expm1(most):+.2%}"
+    )
+    carried = hits.assign(loss=hits["loss"] * np.exp(moved))
+    if not target.optimal:
+        return carried
+    size = slopes.get("n_opt", 0.0) * away["flops"]  # a profile moves as its best size does
+    return carried.assign(
+        n_params=hits["n_params"] * np.exp(size), tokens=hits["tokens"] * np.exp(away["flops"] - size),
+        flops=target.flops,
+    )  # fmt: skip
 
 
 def _names(hits: pd.DataFrame) -> tuple[str, ...]:
@@ -200,8 +256,7 @@ def _names(hits: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _nothing_near(frame: pd.DataFrame, source: str, target: Target, left_out: Mapping[str, int]) -> str:
-    refused = _near(frame, target)
-    if len(refused):
+    if _near(frame, target).any():
         why = ", ".join(f"{n} runs {reason}" for reason, n in left_out.items())
         return f"no run of {target} in {source} may score this registration ({why}): train it, then score"
     if not target.optimal:
@@ -213,8 +268,8 @@ def _nothing_near(frame: pd.DataFrame, source: str, target: Target, left_out: Ma
     )
 
 
-def _check_data(path: Path, value: Mapping[str, Any], data: pd.DataFrame | None) -> Points:
-    """The points that the prediction was fitted to; RegistrationError unless they are there, unchanged."""
+def _check_data(path: Path, value: Mapping[str, Any], data: pd.DataFrame | None) -> tuple[pd.DataFrame, Points]:
+    """The runs that the prediction was fitted to, and their points. Raises RegistrationError if these have changed."""
     fitted = value["data"]
     source = Path(fitted["table"]) if on_hub(fitted["table"]) else path.resolve().parent / fitted["table"]
     if data is None:
@@ -231,7 +286,7 @@ def _check_data(path: Path, value: Mapping[str, Any], data: pd.DataFrame | None)
             f"{path}: the {fitted['n_runs']} runs that it was fitted to have changed since (hash of "
             f"{fitted['table']}): it cannot be scored"
         )
-    return known
+    return data, known
 
 
 def _measure(found: Points, target: Target, hits: pd.DataFrame) -> tuple[float, float | None, str]:
@@ -239,8 +294,10 @@ def _measure(found: Points, target: Target, hits: pd.DataFrame) -> tuple[float, 
     if not target.optimal:
         return float(np.exp(np.log(hits["loss"]).mean())), None, f"mean of {len(hits)} runs"
     near = replace(found, frame=hits.reset_index(drop=True))
-    profiles = isoflop_profiles(near)
-    if profiles and profiles[0].accepted:
-        return profiles[0].loss_opt, profiles[0].n_opt, f"minimum of the isoFLOP profile of {len(hits)} runs"
+    profiles = [one for one in isoflop_profiles(near) if one.accepted]
+    if profiles:
+        nearest = min(profiles, key=lambda one: abs(np.log(one.flops / target.flops)))
+        runs = len(nearest.frame)
+        return nearest.loss_opt, nearest.n_opt, f"minimum of the isoFLOP profile of {runs} runs"
     best = hits.loc[hits["loss"].idxmin()]
     return float(best["loss"]), float(best["n_params"]), f"best of {len(hits)} runs"

@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from isoflop.read_json import parse_json
+from isoflop.read_json import JsonError, parse_json
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.formats.text import LONGEST_LINE
 from isoflop.scaling.table.meaning import meaning
 
 LARGEST_JSON = 2**27  # characters of a file of JSON that is one value
 _LINE_END = re.compile(r"\r\n?|\n")  # others may stand inside a text of JSON
+_RECORD = re.compile(r"\s*\{[^\r\n]*\}[ \t]*[\r\n]\s*\{")  # a whole object on the first line, and another below
 NESTED = ("summary", "config", "summary_metrics", "summarymetrics", "history")  # of W&B, opened by its importer
 
 
@@ -36,7 +37,12 @@ def read_json_rows(text: str, kind: str, path: Path) -> pd.DataFrame:
             f"{path}: {len(text):,} characters of JSON, and at most {LARGEST_JSON:,} are read; "
             "write a record a line, as .jsonl"
         )
-    held = parse_json(text, Any, source=str(path), nan=True)
+    try:
+        held = parse_json(text, Any, source=str(path), nan=True)
+    except JsonError:
+        if _RECORD.match(text):  # a record a line, as DuckDB and pandas write under .json too
+            return read_json_rows(text, "jsonl", path)
+        raise
     if isinstance(held, dict) and {"columns", "data"} <= set(held) and isinstance(held["data"], list):
         return pd.DataFrame(held["data"], columns=held["columns"]).reset_index(drop=True)
     if isinstance(held, dict):

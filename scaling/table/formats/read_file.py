@@ -68,7 +68,8 @@ def read_file(path: Path, notes: list[str], labels: tuple[str, ...] = LABELS, sh
     ) as error:  # fmt: skip
         suffix = unpacked_name(path).suffix.lower()
         remedy = f"; save the rows of a {suffix} file as parquet or CSV" if suffix and suffix not in SUFFIXES else ""
-        raise TableError(f"{path}: cannot be read as {kind} ({first_line(error)}){remedy}") from error
+        why = first_line(error).removeprefix(f"{path}: ")
+        raise TableError(f"{path}: cannot be read as {kind} ({why}){remedy}") from error
 
 
 def _flat_cells(frame: pd.DataFrame) -> pd.DataFrame:

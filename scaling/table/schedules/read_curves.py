@@ -1,7 +1,8 @@
 """The training curves of a table with the learning rate of every step: `read_curves`.
 
 Of a run of ours the schedule is known by its name, and the column of rates at its rows tells its cooldown. Of other
-runs the rates are those of a column, between rows as its values go, or of a schedule that the user names.
+runs the rates are those of a column, between rows as its values go and also in rows without a loss, or of a schedule
+that the user names.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, is_numbers
 from isoflop.scaling.table.conventions import count_params
-from isoflop.scaling.table.curves import curves
+from isoflop.scaling.table.curves import curves, run_column
 from isoflop.scaling.table.meaning import words
 from isoflop.scaling.table.runs import is_forecast, is_runs
 from isoflop.scaling.table.schedules.curve_run import CurveRun
@@ -28,6 +29,9 @@ READ = (
 FRACTIONS = (0.2, 0.1, 0.15, 0.25, 0.3, 0.05, 0.4, 0.5, 1.0)  # of a cooldown, tried in this order
 FINALS = (0.0, 0.1, 0.01, 0.05, 0.2)
 NAMED = 4  # runs in a note
+BY_NAME = (
+    "or for a run that is forecast by isoflop predict --run: --schedule NAME, which all without a rate then follow"
+)
 BY_COLUMN = "by its column"  # the schedule of a run whose rates are those of a column
 SAME = 0.01  # of the peak: rates of two runs that are the same schedule
 ALIKE = 5  # first rows: runs of one size that have the same losses there are one until they part
@@ -43,13 +47,11 @@ class CurveTable:
     empty: tuple[str, ...] = ()
 
 
-def read_curves(
-    table: pd.DataFrame, *, schedule: Schedule | None = None, steps: int | None = None, params: str = "matrices"
-) -> CurveTable:
+def read_curves(table: pd.DataFrame, *, otherwise: Schedule | None = None, params: str = "matrices") -> CurveTable:
     """Every run of a table as a `CurveRun`; rows of the warm-up are left out, forecasts of runs that were stopped, and
     rows without a positive loss or a step, which `notes` count.
 
-    `schedule` replaces the schedule of every run, over `steps` updates where the table does not say how many. Raises
+    `otherwise` is the schedule of other programs' runs of which the table tells no rate, over their own steps. Raises
     TableError where the table has no curves, or learning rates are neither there nor named.
     """
     notes: list[str] = []
@@ -62,23 +64,26 @@ def read_curves(
     rate = next((names[n] for n in RATES if n in names and is_numbers(rows[names[n]])), None)
     horizon = next((names[n] for n in HORIZONS if n in names), None)
     ours = is_runs(table)
-    if rate is None and schedule is None:
+    if rate is None and otherwise is None:
         raise TableError(
-            "no column of learning rates, and no schedule named: a law of whole curves needs either (a column "
-            "learning_rate, or --schedule NAME)"
+            f"no column of learning rates: a law of whole curves needs them (a column learning_rate, {BY_NAME})"
         )
+    rows = rows if ours or rate is None else _with_rates(rows, table, at, rate)
     read = {*READ, at, rate, horizon}
     rows = _placed(rows[[c for c in rows.columns if c in read]], at, notes)
     rows.attrs = {}  # each part of a frame copies them
     found, empty = [], []
     groups = [(str(name), one.sort_values(at, kind="stable")) for name, one in rows.groupby("run_id", sort=False)]
-    reported = [schedule or _reported(one) if ours else None for _, one in groups]
+    peak = (
+        1.0 if ours or rate is None else float(rows.groupby("run_id")[rate].max().median())
+    )  # of the runs that tell one
+    reported = [_reported(one) if ours else None for _, one in groups]
     # A run that cools down already tells the schedule of those that do not yet.
     known = next((s for s in reported if s is not None and s.name == "wsd"), None)
     for (name, one), its in zip(groups, reported, strict=True):
         run = _ours(name, one, its, known, notes) if ours else None
         if run is None:
-            run = _other(name, one, at, rate, horizon, schedule, steps)
+            run = _other(name, one, at, rate, horizon, otherwise, peak)
         if len(run.loss):
             found.append(run)
         else:
@@ -187,26 +192,47 @@ def _ours(
     )  # fmt: skip
 
 
+def by_name(schedule: Schedule) -> str:
+    """The schedule of a run whose rates are those of a name, in words."""
+    return f"by name, {schedule}"
+
+
+def _with_rates(rows: pd.DataFrame, table: pd.DataFrame, at: str, rate: str) -> pd.DataFrame:
+    """The rows of curves with rates that rows without a loss report, as the lines of training of most programs do."""
+    run = run_column(table, at) if rate in table and rows[rate].isna().any() else None
+    if run is None:
+        return rows
+    known = table[table[rate].notna() & table[at].notna()].drop_duplicates([run, at], keep="last").sort_values(at)
+    filled = rows[rate].astype(float).copy()
+    for name, one in known.groupby(known[run].astype(str)):
+        lacks = (rows["run_id"].astype(str) == name) & filled.isna()
+        filled[lacks] = np.interp(rows.loc[lacks, at].astype(float), one[at].astype(float), one[rate].astype(float))
+    return rows.assign(**{rate: filled})
+
+
 def _other(
-    name: str, one: pd.DataFrame, at: str, rate: str | None, horizon: str | None, schedule: Schedule | None,
-    steps: int | None,
-) -> CurveRun:  # fmt: skip
-    """A run of another program: rates by a named schedule, else by its column."""
+    name: str,
+    one: pd.DataFrame,
+    at: str,
+    rate: str | None,
+    horizon: str | None,
+    otherwise: Schedule | None,
+    peak: float,
+) -> CurveRun:
+    """A run of another program: rates by its column, else by a named schedule from the usual peak."""
     step = one[at].to_numpy(int)
     index = step if step.min() == 0 else step - 1
     length = int(index[-1]) + 1
     reported = one[horizon].max() if horizon is not None else np.nan
-    length = max(length, int(reported) if np.isfinite(reported) else 0, steps or 0)
-    column = None if rate is None else one[rate].to_numpy(float)
-    if schedule is not None:
-        peak = float(np.nanmax(column)) if column is not None and np.isfinite(column).any() else 1.0
-        rates, words_ = schedule.rates(length, peak), str(schedule)
-        keep = index >= schedule.warmup_steps
+    length = max(length, int(reported) if np.isfinite(reported) else 0)
+    column = np.full(len(one), np.nan) if rate is None else one[rate].to_numpy(float)
+    kept = np.isfinite(column) & (column >= 0)
+    if not kept.any() or not column[kept].max() > 0:
+        if otherwise is None:
+            raise TableError(f"run {name}: no learning rate in column {rate!r}; add it, {BY_NAME}")
+        rates, words_ = otherwise.rates(length, peak), by_name(otherwise)
+        keep = index >= otherwise.warmup_steps
     else:
-        assert column is not None
-        kept = np.isfinite(column) & (column >= 0)
-        if not kept.any() or not column[kept].max() > 0:
-            raise TableError(f"run {name}: no learning rate in column {rate!r}; name its schedule with --schedule")
         rates, words_ = between(index[kept], column[kept], length), BY_COLUMN
         keep = index >= int(np.argmax(rates >= 0.999 * rates[: index[-1] + 1].max()))
     return CurveRun(

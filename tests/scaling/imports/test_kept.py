@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isoflop.scaling.findings.diagnose import diagnose
+from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.imports.assemble import Imported, ImportOptions
 from isoflop.scaling.imports.kept import KEPT, is_kept
 from isoflop.scaling.imports.read import import_source
@@ -13,6 +15,7 @@ from isoflop.scaling.table.columns import OPTIONAL
 from isoflop.scaling.table.conventions import points
 from isoflop.scaling.table.read import read_table
 
+SEEN = ("pooled_settings", "rows_not_runs", "duplicate_rows")
 LAW = Chinchilla(E=1.8, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
 N, D = (sizes.ravel() for sizes in np.meshgrid([1e8, 2e8, 4e8, 8e8], [2e9, 8e9, 3.2e10, 6.4e10]))
 RUNS = pd.DataFrame({"run_id": [f"r{k}" for k in range(16)], "N": N, "D": D, "loss": LAW(N, D)})
@@ -51,7 +54,13 @@ def test_a_column_that_was_named_is_kept_under_its_name(tmp_path, name):
 
 def test_columns_of_curves_are_kept_by_row_and_the_others_are_named(tmp_path):
     rows = pd.DataFrame({"step": [10, 20, 30] * 2, "run_id": ["a"] * 3 + ["b"] * 3, "N": [1e8] * 3 + [2e8] * 3})
-    rows = rows.assign(D=rows["step"] * 1e6, val_loss=4.0 - rows["step"] / 50, weight=[0, 0, 1] * 2, grad=1.5, note="x")
+    rows = rows.assign(
+        D=rows["step"] * 1e6,
+        val_loss=4.0 - rows["step"] / 50,
+        weight=[0, 0, 1] * 2,
+        grad=rows["step"] / 7,
+        note=[*"xyz"] * 2,
+    )
     found = imported(rows.assign(empty=np.nan), tmp_path / "curves.csv")
     assert found.table["weight"].tolist() == [0, 0, 1] * 2
     assert "columns that are not kept: grad, note" in found.notes
@@ -70,6 +79,59 @@ def test_words_beside_numbers_are_words_in_every_file(tmp_path):
     found = imported(RUNS.assign(schedule=["wsd"] * 8 + [1] * 8), tmp_path / "runs.csv")
     found.write(tmp_path / "made.parquet")
     assert set(read_table(tmp_path / "made.parquet")["schedule"]) == {"wsd", "1"}
+
+
+KINDS = {
+    "dataset": ["c4", "wikitext", "pile"],
+    "optim": ["adamw", "muon", "sgd"],
+    "wd": [0.0, 0.1, 0.3],
+    "tied?": [True, False, None],
+}
+
+
+def several(kind: str, **columns) -> pd.DataFrame:
+    """A row of RUNS for each value of a column, by which the losses differ."""
+    frames = [
+        RUNS.assign(**{kind: value}, loss=RUNS["loss"] + 0.1 * k, **columns) for k, value in enumerate(KINDS[kind])
+    ]
+    return pd.concat(frames, ignore_index=True).drop(columns="run_id")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_of_what_was_imported_sees_what_a_fit_of_the_table_sees(tmp_path, kind, suffix):
+    frame = several(kind).assign(model=[f"n{n:g}-d{d:g}" for n, d in zip(N, D, strict=True)] * 3)
+    found = imported(frame, tmp_path / "runs.csv")
+    found.write(tmp_path / f"made{suffix}")
+    codes = []
+    for name in ("runs.csv", f"made{suffix}"):
+        table = read_table(tmp_path / name)
+        fitted = fit("chinchilla", points(table))
+        codes.append([(x.code, x.columns) for x in diagnose(fitted, table=table) if x.code in SEEN])
+    assert codes[0] == codes[1]
+    assert ("pooled_settings", (kind,)) in codes[1]
+    assert "no run_id is made up" in str(found)
+    assert sorted(found.table["model"]) == sorted(frame["model"])
+
+
+def test_settings_of_histories_are_kept_and_what_tells_every_run_apart_is_named(tmp_path):
+    steps = pd.DataFrame({"run": np.repeat([f"r{k}" for k in range(8)], 5), "step": [100, 200, 300, 400, 500] * 8})
+    frame = steps.assign(params=1e8, tokens=steps["step"] * 1e6, val_loss=4 - steps["step"] / 1000)
+    frame = frame.assign(optim=np.repeat(["adamw", "muon"] * 4, 5), url=frame["run"] + ".org", gpu=np.arange(40) % 7)
+    found = imported(frame, tmp_path / "curves.csv")
+    assert found.ends["optim"].tolist() == ["adamw", "muon"] * 4
+    assert "columns that are not kept: gpu" in found.notes
+    assert "columns with a value of their own in most runs are not kept: url" in found.notes
+    assert found.ends["run_id"].tolist() == [f"r{k}" for k in range(8)]
+
+
+def test_settings_of_a_folder_are_those_that_its_files_share(tmp_path):
+    (tmp_path / "runs").mkdir()
+    for k, optim in enumerate(["adamw", "muon"] * 4):
+        RUNS.iloc[[k]].assign(optim=optim, note=f"n{k}").to_csv(tmp_path / f"runs/{k}.csv", index=False)
+    found = import_source(tmp_path / "runs", "auto", ImportOptions(), {})
+    assert found.table["optim"].tolist() == ["adamw", "muon"] * 4
+    assert "columns with a value of their own in most runs are not kept: note" in found.notes
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -27,7 +27,7 @@ def test_a_condition_on_what_only_an_importer_reads_is_told_of_that(tmp_path):
     folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "a.csv").write_text(RUNS)
-    with pytest.raises(TableError, match=r"'Loss': no such column; did you mean 'loss'\? \(columns: run_id"):
+    with pytest.raises(TableError, match=r"'Loss': no such column; did you mean 'loss'\? \(columns: arm, n_params"):
         read_table(folder, where="Loss > 2")
 
 

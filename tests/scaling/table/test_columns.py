@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from isoflop.scaling.fitting.fit import FitError, Huber, fit
 from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
+from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.selection.law_weights import NoLawError, weigh_laws
 from isoflop.scaling.table.columns import absent, parse
 from isoflop.scaling.table.conventions import points
@@ -274,10 +275,24 @@ def test_runs_far_below_their_plan_are_left_out_and_counted(save, reached, plan)
         ("n_params", ["Tokens/param", "params per expert", "loss at 1B params"], "name yours"),
         ("loss", ["loss_2.5B_tokens", "loss (%)", "compute-matched loss"], "name yours"),
         ("n_params", ["n_params_embedding", "n_params_non_embedding"], "did you mean 'n_params_non_embedding'"),
+        ("loss", ["metrics/train/loss", "metrics/val/loss"], "--map loss=metrics/val/loss"),
+        ("loss", ["loss_train", "c4 loss"], "did you mean 'c4 loss'?"),
+        ("loss", ["router loss", "loss_of_training"], "(no loss of held-out text by its name)? Use --map"),
+        ("tokens", ["2.5B tokens", "n"], "name yours"),
+        ("tokens", ["2.5B tokens", "5B tokens"], "'2.5B tokens' and '5B tokens' are of two runs: write a row for each"),
+        ("loss", ["1e9 params", "2e9 params"], "'1e9 params' and '2e9 params' are of two runs"),
+        ("tokens", ["1e9 params", "2e9 params"], "name yours"),
     ],
 )
 def test_no_message_proposes_a_column_that_holds_something_else(quantity, names, printed):
     assert printed in absent(quantity, names)
+
+
+@pytest.mark.parametrize("read", [read_table, lambda path: import_source(path, "auto", ImportOptions(), {})])
+def test_the_loss_that_a_message_proposes_is_that_of_held_out_text(save, read):
+    frame = KNOWN.rename(columns={"loss": "metrics/val/loss"}).assign(**{"metrics/train/loss": KNOWN["loss"] - 0.2})
+    with pytest.raises((TableError, SourceError), match=r"Use --map loss=metrics/val/loss"):
+        read(save(frame[frame.columns[::-1]]))
 
 
 @pytest.mark.parametrize("other", ["PPL", "bpb", "bits per byte", "val_ppl"])

@@ -84,3 +84,86 @@ def test_a_batch_that_the_samples_of_a_log_contradict_is_refused_and_its_remedy_
     given = ImportOptions(n_params={"": 1e6}, tokens={"ramp": message[240] * 512})
     table = import_source(tmp_path / "ramp.log", "auto", given, {}).table
     assert table["tokens"].tolist() == [samples * 512 for samples in message.values()]
+
+
+ALL, ONE, NODE = {(0, 0): 34, (1, 0): 34, (2, 0): 34, (3, 0): 33}, {(0, 0): 34}, {(0, 0): 40, (1, 0): 40}
+TIED = {(0, 0): 92.5, (0, 1): 92.5}
+
+
+def split_log(path: Path, *, ranks: dict, tensor: int, pipeline: int, billions: str, more: str = "") -> Path:
+    """Write the log of a model of 135 million parameters split over ranks, of which it has `ranks` (in millions)."""
+    sizes = "".join(
+        f" > number of parameters on (tensor, pipeline) model parallel rank {rank}: {n * 1e6:.0f}\n"
+        for rank, n in ranks.items()
+    )
+    split = (
+        f"  tensor_model_parallel_size ...................... {tensor}\n"
+        f"  pipeline_model_parallel_size .................... {pipeline}\n" + more
+    )
+    total = f"Total number of parameters in billions: {billions}\n" if billions else ""
+    head = HEAD.split(" > ")[0].replace("-" * 20 + " end", split + "-" * 20 + " end") + sizes + total
+    growing_log(path, first=64, last=64, grown=240, every=50, head=head.replace("{batch}", "64"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ranks", "tensor", "pipeline", "billions", "n_params", "message"),
+    [
+        (ALL, 4, 1, "", 135e6, ""),
+        (ALL, 4, 1, "0.13", 135e6, ""),  # 0.135 is written so too
+        (ALL, 4, 1, "0.135", 135e6, ""),
+        (ONE, 4, 1, "0.13", 0.13e9, "1 of the 4 model-parallel ranks, with 34,000,000 parameters; the total is taken"),
+        (NODE, 2, 2, "0.13", 0.13e9, "2 of the 4 model-parallel ranks"),
+        (TIED, 1, 2, "0.13", 0.13e9, "185,000,000 parameters together, but its total is 0.13 billion"),
+    ],
+)
+def test_parameters_are_those_of_all_ranks_or_the_total(tmp_path, ranks, tensor, pipeline, billions, n_params, message):
+    path = split_log(tmp_path / "m.log", ranks=ranks, tensor=tensor, pipeline=pipeline, billions=billions)
+    found = read(path)
+    assert found.table["n_params"].unique().tolist() == [n_params]
+    noted = [note for note in found.notes if note.startswith("n_params of m.log")]
+    assert message in " ".join(noted)
+    assert bool(noted) == bool(message)
+
+
+@pytest.mark.parametrize(("ranks", "why"), [(ONE, "has 1 of the 2"), (TIED, "a tied embedding at both ends")])
+def test_parameters_of_a_part_of_a_model_are_none_and_the_remedy_works(tmp_path, ranks, why):
+    path = split_log(tmp_path / "m.log", ranks=ranks, tensor=1, pipeline=2, billions="")
+    with pytest.raises(SourceError, match=f"no run reports its n_params .m.; give --n-params VALUE.*{why}"):
+        read(path)
+    given = import_source(path, "auto", ImportOptions(n_params={"": 135e6}), {})
+    assert given.table["n_params"].unique().tolist() == [135e6]
+    untied = "  untie_embeddings_and_output_weights ............. True\n"
+    whole = split_log(tmp_path / "w.log", ranks=TIED, tensor=1, pipeline=2, billions="", more=untied)
+    assert read(whole).table["n_params"].unique().tolist() == [185e6]
+
+
+def test_a_log_that_does_not_say_how_its_model_is_split_says_what_is_taken(tmp_path):
+    growing_log(tmp_path / "m.log", first=64, last=64, grown=240, every=50)
+    assert "n_params of m.log: the ranks in the log are taken as all of the model" in read(tmp_path / "m.log").notes
+
+
+NEOX = """-------------------- arguments --------------------
+  train_batch_size ................ 64..........................updated
+  seq_length ...................... 512.........................updated
+  train_iters ..................... 200.........................updated
+ > number of parameters on model parallel rank 0: 35000000
+ > total params: 135,000,000
+ samples/sec: 207.4 | iteration      100/     200 | elapsed time per iteration (ms): 12.5 | learning rate: 6.000E-04 | \
+lm_loss: 5.100000E+00 | loss scale: 1.0 |
+ validation results at iteration 100 | lm_loss value: 5.200000E+00 | lm_loss_ppl value: 1.8E+02 |
+ samples/sec: 207.4 | iteration      200/     200 | elapsed time per iteration (ms): 12.5 | learning rate: 6.000E-05 | \
+lm_loss: 4.310000E+00 | loss scale: 1.0 |
+ validation results at iteration 200 | lm_loss value: 4.400000E+00 | lm_loss_ppl value: 8.1E+01 |
+"""
+
+
+@pytest.mark.parametrize("kind", ["auto", "megatron"])
+def test_logs_of_gpt_neox_are_read_too(tmp_path, kind):
+    (tmp_path / "neox.log").write_text(NEOX)
+    last = import_source(tmp_path / "neox.log", kind, ImportOptions(), {}).table.iloc[-1]
+    assert (last["n_params"], last["tokens"], last["loss"], last["train_loss"]) == (135e6, 200 * 64 * 512, 4.4, 4.31)
+    assert (last["learning_rate"], last["peak_learning_rate"]) == (6e-5, 6e-4)
+    (tmp_path / "other.log").write_text("step 1\n")
+    with pytest.raises(SourceError, match="megatron's; name another kind with --from, or save its steps and losses as"):
+        import_source(tmp_path / "other.log", "megatron", ImportOptions(), {})

@@ -9,11 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from isoflop.__main__ import app
+from isoflop.scaling.imports.assemble import ImportOptions
+from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.prediction.curves.curve_model import curve_model
 from isoflop.scaling.prediction.curves.run_forecast import begun, forecast_run, goes_on, predict_run
 from isoflop.scaling.prediction.forecast import PredictError
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.schedules.read_curves import between, read_curves
+from isoflop.scaling.table.schedules.schedule import Schedule
 from tests.support.fits.simulated_curves import cut, loss_of, simulate, study
 from tests.support.root import RESULTS
 
@@ -224,3 +227,81 @@ def test_rows_that_no_law_can_read_are_counted(tmp_path):
 def test_options_that_do_not_go_together(options, message):
     reported = CliRunner().invoke(app, ["predict", str(RESULTS / "quick.parquet"), *options])
     assert message in str(reported.exception)
+
+
+def without_rates(table):
+    return table.drop(columns="lr")
+
+
+def without_some_rates(table):
+    return table.assign(lr=table["lr"].mask(table["run"].isin(["r1", "r4"])))
+
+
+def on_rows_of_training(table):
+    """Each row twice: with its loss and no rate, and with its rate and no loss."""
+    return pd.concat([table.assign(lr=np.nan), table.assign(loss=np.nan)]).sort_values(["run", "step"], kind="stable")
+
+
+@pytest.mark.parametrize("change", [without_rates, without_some_rates], ids=lambda change: change.__name__)
+def test_the_schedule_that_a_message_requests_is_that_of_runs_without_a_rate(tmp_path, change):
+    path = logged(tmp_path, change)
+    refused = typed("predict", path, "--run", "r4")
+    assert "isoflop predict --run: --schedule NAME" in str(refused.exception)
+    given = ["--schedule", "wsdld", "--cooldown", ".2"]
+    found = predict_run(read_table(path, keep_unfinished=True), "r4", schedule="wsdld", cooldown=0.2)
+    assert typed("predict", path, "--run", "r4", *given).exit_code == 0
+    whole = predict_run(read_table(logged(tmp_path), keep_unfinished=True), "r4")
+    assert found.loss == pytest.approx(whole.loss, rel=0.02)
+    assert found.at_step == whole.at_step == 1000
+    told = "2 runs (r1, r4)" if change is without_some_rates else "5 runs (r0, r1, r2, r3, ...)"
+    assert f"the table tells no learning rate of {told}: taken to follow wsdld" in str(found)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "wsd"])
+def test_a_run_without_rate_or_plan_follows_the_schedule_to_the_step_in_question(tmp_path, schedule):
+    path = logged(tmp_path, lambda table: table.drop(columns=["lr", "max_steps"]))
+    found = predict_run(read_table(path), "r4", schedule=schedule, at=1000)
+    assert (found.at_step, found.schedule) == (1000, f"by name, {Schedule(schedule)}")
+    rates = found.band.set_index("step")["learning_rate"]
+    assert rates[500] == rates.max()
+    assert (rates[1000] < rates.max()) == (schedule == "wsd")
+
+
+def test_rates_that_rows_of_training_report_are_those_of_the_evaluations(tmp_path):
+    plain, apart = (read_curves(read_table(logged(tmp_path, change))).runs for change in (None, on_rows_of_training))
+    for one, other in zip(plain, sorted(apart, key=lambda run: run.run_id), strict=True):
+        np.testing.assert_allclose(one.rates, other.rates)
+        np.testing.assert_allclose(one.loss, other.loss)
+
+
+@pytest.mark.parametrize("change", [None, on_rows_of_training], ids=["plain", "apart"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_what_import_writes_of_curves_is_forecast_as_its_source(tmp_path, change, suffix):
+    def finished(table):
+        table = table[table["run"] != "r4"]
+        return table if change is None else change(table)
+
+    path = logged(tmp_path, finished)
+    made = import_source(path, "auto", ImportOptions(), {})
+    made.write(tmp_path / f"made{suffix}")
+    assert made.ends["peak_learning_rate"].tolist() == [0.01] * 4
+    assert not any("horizons are not reported" in note for note in made.notes)
+    one, other = (read_curves(read_table(tmp_path / name)).runs for name in ("log.csv", f"made{suffix}"))
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(ours.rates, theirs.rates)
+        np.testing.assert_allclose(ours.loss, theirs.loss)
+    again = import_source(tmp_path / f"made{suffix}", "auto", ImportOptions(), {})
+    assert again.ends["peak_learning_rate"].tolist() == [0.01] * 4
+
+
+def test_ends_without_curves_keep_no_rate_along_one_and_planned_steps_of_a_source_are_kept(tmp_path):
+    (tmp_path / "runs.csv").write_text("run,n_params,tokens,loss,lr\na,1e7,1e9,3.2,.001\nb,2e7,1e9,3.1,.002\n")
+    table = import_source(tmp_path / "runs.csv", "auto", ImportOptions(), {}).table
+    assert table["peak_learning_rate"].tolist() == [0.001, 0.002]
+    assert not {"learning_rate", "horizon_steps"} & set(table)
+    rows = [{"step": k, "eval_loss": 4 - k / 100, "learning_rate": 1e-3} for k in (50, 100)]
+    state = {"log_history": rows, "global_step": 100, "max_steps": 100}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    options = ImportOptions(n_params={"": 1e7}, batch_tokens={"": 1e5})
+    table = import_source(tmp_path / "trainer_state.json", "auto", options, {}).table
+    assert (table["horizon_steps"].tolist(), table["learning_rate"].tolist()) == ([100, 100], [1e-3, 1e-3])

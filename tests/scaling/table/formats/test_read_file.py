@@ -89,6 +89,7 @@ def _written(frame: pd.DataFrame, form: str) -> tuple[str, bytes]:
         "utf-16": ("r.csv", text.encode("utf-16")),
         "utf-16-be": ("r.csv", b"\xfe\xff" + text.encode("utf-16-be")),
         "jsonl": ("r.jsonl", frame.to_json(orient="records", lines=True).encode()),
+        "json by line": ("r.json", frame.to_json(orient="records", lines=True).encode()),
         "json": ("r.json", frame.to_json(orient="records").encode()),
         "json in a key": ("r.json", json.dumps({"made": 1, "runs": frame.to_dict("records")}).encode()),
         "json columns": ("r.json", frame.to_json(orient="columns").encode()),
@@ -114,8 +115,8 @@ def zipped(content: bytes) -> bytes:
 
 FORMS = [
     "plain", "semicolons", "decimal commas", "tabs", "tsv", "blanks", "comma and blank", "comments",
-    "header in a comment", "windows", "utf-16", "utf-16-be", "jsonl", "json", "json in a key", "json columns",
-    "feather", "arrow", "arrow stream",
+    "header in a comment", "windows", "utf-16", "utf-16-be", "jsonl", "json by line", "json", "json in a key",
+    "json columns", "feather", "arrow", "arrow stream",
 ]  # fmt: skip
 
 
