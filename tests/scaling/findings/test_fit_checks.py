@@ -48,13 +48,13 @@ class Narrow(Law):
         return self.E + self.B * D**-self.beta
 
 
-@pytest.mark.parametrize(("floor", "said"), [(50.0, "upper bound 5"), (0.0, "bound 0")])
-def test_a_floor_at_its_bound_names_the_bound_that_it_met(floor, said):
+@pytest.mark.parametrize(("floor", "named"), [(50.0, "upper bound 5"), (0.0, "bound 0")])
+def test_a_floor_at_its_bound_names_the_bound_that_it_met(floor, named):
     d = np.geomspace(1e6, 1e10, 24)
     bent = np.where(np.arange(24) % 2, 1.002, 0.998) * (1 - 0.02 * (floor == 0) * np.log10(d / 1e6))
     table = pd.DataFrame({"n_params": 1e7, "tokens": d, "loss": (floor + 400 * d**-0.3) * bent})
     fitted = fit(Narrow, table)
     assert "E" in fitted.bounds_hit
     (found,) = [f for f in diagnose(fitted, None, table) if f.code == "unidentified"]
-    assert said in found.message
+    assert named in found.message
     assert ("divide them by a constant" in found.remedy) == (floor > 0)

@@ -246,7 +246,7 @@ def test_the_committed_gate_of_four_changes():
 
 
 @pytest.mark.parametrize("seeds_known", [True, False])
-def test_the_order_of_rows_decides_nothing_and_a_lot_is_told(seeds_known):
+def test_the_order_of_rows_decides_nothing_and_a_lot_is_reported(seeds_known):
     table = study({"new": 0.2}, seeds=3, noise=0.003).drop(columns=["run_id"] if seeds_known else ["run_id", "seed"])
     one, *others = (
         gate(table.sample(frac=1, random_state=order), target=1e14, baseline="base") for order in range(4)
