@@ -182,6 +182,6 @@ def _short_name(setting: dict[str, Any]) -> str:
 
 
 def _further(setting: dict[str, Any]) -> str:
-    """What of a setting is told only where it varies."""
-    told = [f"{key} {value}" for key, value in setting.items() if key in FURTHER]
-    return f" ({', '.join(told)})" if told else ""
+    """What of a setting is shown only where it varies."""
+    shown = [f"{key} {value}" for key, value in setting.items() if key in FURTHER]
+    return f" ({', '.join(shown)})" if shown else ""

@@ -154,7 +154,7 @@ def multiplier(
     notes += dict.fromkeys(note for arm in data for note in by_lot(data[arm].frame, data[baseline].frame))
     if table[by].isna().any():
         notes.append(f"{table[by].isna().sum()} rows without a value in column {by!r} are in no arm")
-    unlike = unlike_arms(rows, data, by)
+    unlike = [found for of_arm in unlike_arms(rows, data, by).values() for found in of_arm]
     every = replace(data[baseline], frame=pd.concat([d.frame for d in data.values()], ignore_index=True))
     return Multipliers(tuple(pairs), failed, level, tuple(notes), (*unit_findings(every), *unlike), every.conventions)
 

@@ -63,13 +63,16 @@ def _without_copies(part: pd.DataFrame, arm: str, attrs: Mapping[Any, Any]) -> p
     return part
 
 
-def unlike_arms(rows: Mapping[str, pd.DataFrame], data: Mapping[str, Points], by: str) -> tuple[Finding, ...]:
+def unlike_arms(
+    rows: Mapping[str, pd.DataFrame], data: Mapping[str, Points], by: str
+) -> dict[str, tuple[Finding, ...]]:
     """What is said of the runs of each arm: rows given twice, and runs that are not alike within one arm."""
-    found = []
+    found = {}
     for arm, held in data.items():
         unlike = unlike_runs(rows_of(rows[arm], held.frame), unit=held.loss_unit, may_vary=[by])
-        found += [replace(f, message=f"arm {arm}: {f.message}") for f in (*given_twice(held.frame), *unlike)]
-    return tuple(found)
+        within = (*given_twice(held.frame), *unlike)
+        found[arm] = tuple(replace(f, message=f"arm {arm}: {f.message}") for f in within)
+    return found
 
 
 def _points_of(

@@ -115,7 +115,7 @@ def gate(
     baseline, rows, data, failed = split_arms(table, by, baseline, params, compute)
     share = error / (len(rows) - 1)
     slope = baseline_slope(data[baseline], learnt)
-    verdicts = []
+    unlike, verdicts = unlike_arms(rows, data, by), []
     for arm in data:
         if arm == baseline:
             continue
@@ -125,7 +125,7 @@ def gate(
                 f"no pair: no run of it has the compute (within {SAME_BUDGET:.0%}) and size of one of {baseline}"
             )
             continue
-        found = [*ruler_findings(rows[arm], rows[baseline], data[arm].loss_unit)]
+        found = [*ruler_findings(rows[arm], rows[baseline], data[arm].loss_unit), *unlike[arm], *unlike[baseline]]
         found += [f for f in tuning_findings({arm: rows[arm], baseline: rows[baseline]}) if f.severity == "warn"]
         verdicts.append(_verdict(arm, made, found, slope, target, share, least, learnt))
     if not verdicts:
@@ -137,7 +137,7 @@ def gate(
     verdicts.sort(key=lambda v: (ORDER.index(v.decision), -np.nan_to_num(v.p), v.arm))
     return Gate(
         tuple(verdicts), baseline, target, error, least, slope.source, learnt, failed, tuple(notes),
-        (*_assumed(slope), *unlike_arms(rows, data, by)), data[baseline].conventions,
+        tuple(_assumed(slope)), data[baseline].conventions,
     )  # fmt: skip
 
 

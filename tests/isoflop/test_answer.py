@@ -138,4 +138,4 @@ def test_an_answer_from_rows_given_twice_says_so(name):
     answer, table = DRAWN[name]
     twice = pd.concat([table, table], ignore_index=True)
     text = str(answer(twice))
-    assert any(told in text for told in ("duplicate_rows:", "that repeat another", "written twice"))
+    assert any(word in text for word in ("duplicate_rows:", "that repeat another", "written twice"))

@@ -159,12 +159,12 @@ def predict_memory(
 
     same = best["experts"] == first["experts"]
     interval = (0.0, 0.0) if same else jackknife(fitted).interval(gain, LEVEL, positive=False)
-    said = (*unit_findings(data), *table_findings(table, as_given, columns_read([name])))
+    found = (*unit_findings(data), *table_findings(table, as_given, columns_read([name])))
     return MemoryCap(
         law=name, flops=flops, memory=memory, bytes_per_parameter=bytes_per_parameter,
         runs=runs[["experts", "n_params", "n_params_total", "tokens", "loss", "binds"]],
         open_ended=dict(unbound.loc[unbound["loss"].idxmin()]), gain=gain(fitted.law), interval=interval,
-        points=data, findings=(*said, *_findings(data, flops, runs)), notes=(*data.notes, *notes),
+        points=data, findings=(*found, *_findings(data, flops, runs)), notes=(*data.notes, *notes),
     )  # fmt: skip
 
 

@@ -246,7 +246,7 @@ def test_the_committed_gate_of_four_changes():
 
 
 @pytest.mark.parametrize("seeds_known", [True, False])
-def test_the_order_of_rows_decides_nothing_and_a_lot_is_told(seeds_known):
+def test_the_order_of_rows_decides_nothing_and_a_lot_is_reported(seeds_known):
     table = study({"new": 0.2}, seeds=3, noise=0.003).drop(columns=["run_id"] if seeds_known else ["run_id", "seed"])
     one, *others = (
         gate(table.sample(frac=1, random_state=order), target=1e14, baseline="base") for order in range(4)
@@ -254,3 +254,12 @@ def test_the_order_of_rows_decides_nothing_and_a_lot_is_told(seeds_known):
     assert ("drawn by lot" in str(one)) == (not seeds_known)
     for other in others:
         assert other.verdicts[0].interval == pytest.approx(one.verdicts[0].interval, rel=1e-9)
+
+
+def test_losses_of_one_arm_on_two_texts_decide_nothing_even_where_the_other_has_both():
+    table = study({"new": 0.2})
+    assert decisions(gate(table, target=1e14)) == {"new": "promote"}
+    mixed = table.assign(eval_id=np.where(table["seed"] % 2, "one", "other"))
+    found = gate(mixed, target=1e14)
+    assert decisions(found) == {"new": "undecided"}
+    assert "arm new: the losses are not one quantity (eval_id: other, one)" in found.verdicts[0].why

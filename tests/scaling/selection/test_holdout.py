@@ -153,7 +153,7 @@ def test_one_budget_cannot_be_held_out_or_chosen_on(study_law):
         choose(single)
 
 
-def test_runs_without_common_budgets_are_held_out_in_numbers_and_told(study_law):
+def test_runs_without_common_budgets_are_held_out_in_numbers_and_counted(study_law):
     """The largest budget groups of scattered runs hold one each: the last half decade is held out."""
     rng = np.random.default_rng(0)
     n, d = 10 ** rng.uniform(8, 10, 200), 10 ** rng.uniform(9.5, 11.5, 200)

@@ -32,7 +32,7 @@ def test_a_count_is_taken_in_single_ones_by_its_own_name_with_any_unit(tmp_path,
         assert any(note.startswith(f"{name}: column {column} (times") for note in table.attrs["notes"])
 
 
-def test_two_units_of_one_count_are_asked_about(tmp_path):
+def test_two_units_of_one_count_are_refused(tmp_path):
     runs("unique_tokens (M)", 4.0).assign(**{"unique_tokens (B)": 0.004}).to_csv(path := tmp_path / "t.csv")
     with pytest.raises(TableError, match=r"2 columns may be unique_tokens .* --map unique_tokens=COLUMN"):
         isoflop.read_table(path)
