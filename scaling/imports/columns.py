@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.kept import kept_columns
-from isoflop.scaling.imports.lookup import NAMES, Columns
+from isoflop.scaling.imports.lookup import COUNTS_CALLS, NAMES, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import Resolved, TableError, floats, is_numbers, row_names
@@ -56,6 +56,8 @@ def runs_of_table(
         raise SourceError(f"{source}: the table has no rows")
     frame = laid_out(frame, mapping, notes, source)
     if wide := panel(frame):
+        if "Step" in frame:
+            columns.note(f"steps: column Step, {COUNTS_CALLS}")
         held = {run: columns.resolve(history) for run, history in wide.items()}
         return [_runs(source, found, {run: np.arange(len(found.frame))}, columns)[0] for run, found in held.items()], []
     run = columns.find(frame, "run_id") or run_column(frame, columns.find(frame, "step"))
@@ -184,6 +186,8 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     for quantity in ("step", "train_loss", "learning_rate", "samples", "epoch", "wall_seconds"):
         if (column := columns.find(frame, quantity)) is not None:
             curves[quantity] = floats(frame[column])
+    if step is not None:
+        columns.say_steps(frame, step)
     kept = kept_columns(found.written, columns.mapping)
     curves = curves.assign(**{ours: frame[ours if ours in found.columns else theirs] for ours, theirs in kept.items()})
     curves = curves.reset_index(drop=True)

@@ -12,14 +12,23 @@ import pandas as pd
 
 from isoflop.scaling.imports.kept import left_out_note
 from isoflop.scaling.imports.source import SourceError
-from isoflop.scaling.table.columns import OPTIONAL, VALIDATION, Resolved, TableError, hint, refuse_words, resolve
-from isoflop.scaling.table.curves import run_column
+from isoflop.scaling.table.columns import (
+    OPTIONAL,
+    VALIDATION,
+    Resolved,
+    TableError,
+    floats,
+    hint,
+    refuse_words,
+    resolve,
+)
+from isoflop.scaling.table.curves import CALLS, STEPS, run_column, step_columns
 from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.meaning import QUANTITIES, meaning
 
 # Names of what is no quantity of a law, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {
-    "step": ("step", "_step", "iter", "iteration", "global_step", "train/global_step", "trainer/global_step"),
+    "step": (*STEPS, CALLS),
     "train_loss": ("train_loss", "train/loss", "train/crossentropyloss", "train/ce loss", "loss/train"),
     "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "optim/learning_rate_group0",
                       "peak_learning_rate"),
@@ -38,6 +47,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "seed": ("seed",),
     "arm": ("arm",),
 }  # fmt: skip
+COUNTS_CALLS = "which counts calls of wandb.log unless these name a step"
 _TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
 
 
@@ -57,6 +67,8 @@ class Columns:
                 near = hint(wanted, map(str, frame))
                 raise SourceError(f"{self.source}: --map {quantity}={wanted}: no column {wanted!r}{near}")
             return wanted
+        if quantity == "step":
+            return next(iter(step_columns(frame)), None)
         lowered = {str(name).lower(): name for name in frame}
         return next((lowered[name] for name in NAMES[quantity] if name in lowered), None)
 
@@ -124,6 +136,28 @@ class Columns:
                 return column
         return None
 
+    def say_steps(self, frame: pd.DataFrame, taken: str) -> None:
+        """Note which column is that of steps, what it counts, and others that hold other steps.
+
+        Raises SourceError where it is empty in all rows with a loss, and another is not.
+        """
+        if "step" in self.mapping:
+            return
+        own = floats(frame[taken])
+        rest = {name: floats(frame[name]) for name in step_columns(frame) if name != taken}
+        measured = frame["loss"].notna()
+        if own[measured].isna().all() and (full := [name for name in rest if rest[name][measured].notna().any()]):
+            raise SourceError(
+                f"{self.source}: the column of steps {taken} is empty in every row with a loss; "
+                f"take another with --map step={full[0]}"
+            )
+        others = [name for name, steps in rest.items() if not _agree(steps, own)]
+        if taken == "step" and not others:
+            return
+        calls = f", {COUNTS_CALLS}" if taken == CALLS else ""
+        also = f"; the table also has {', '.join(others)} (choose with --map step=COLUMN)" if others else ""
+        self.note(f"steps: column {taken}{calls}{also}")
+
     def say_unused(self, found: Resolved, used: Iterable[str]) -> None:
         """Note the columns of which nothing is kept: not `used`, and of no quantity, setting or name of a run."""
         frame, step = found.written, self.find(found.written, "step")
@@ -134,3 +168,8 @@ class Columns:
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _agree(one: pd.Series, other: pd.Series) -> bool:
+    """Whether two columns are the same in all rows that both know."""
+    return bool((one == other)[one.notna() & other.notna()].all())

@@ -11,7 +11,11 @@ from isoflop.scaling.table.where import keeping
 
 RUN_NAMES = ("run_id", "run", "run_name", "runid")  # as `words` writes them: columns whose values are runs
 OTHER_NAMES = ("name", "model", "model_name", "experiment", "experiment_name", "exp", "trial", "config")  # or of sizes
-STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
+# Columns of training steps, the first that is there counts; of W&B's own see `step_columns`.
+STEPS = (
+    "step", "global_step", "train_global_step", "trainer_global_step", "trainer_step", "iter", "iteration",
+)  # fmt: skip
+CALLS = "_step"  # of W&B: how often the program logged, unless it names a step itself
 EVEN, MOST = 0.01, 0.7  # relative difference of even gaps, and the share of gaps that are even
 MANY = 10  # rows of one name without steps, from which they are a curve and not runs of one size
 KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "tag", "partition", "mode", "phase")
@@ -120,6 +124,12 @@ def refuse_splits(table: pd.DataFrame, *, source: str) -> None:
             )
 
 
+def step_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of training steps, the one to take first: W&B's `_step`, which counts calls of wandb.log, is last."""
+    by_words = {words(c): c for c in reversed(table.columns) if isinstance(c, str) and c != CALLS}
+    return [by_words[name] for name in STEPS if name in by_words] + [CALLS] * (CALLS in table)
+
+
 def run_column(table: pd.DataFrame, step: str | None) -> str | None:
     """The column whose values are runs; one that may name sizes only where its rows lie along steps, or are many."""
     by_words = {words(c): c for c in reversed(table.columns) if isinstance(c, str)}
@@ -179,7 +189,7 @@ def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
     """
     if "loss" not in table:
         return None
-    step = next((c for c in table if isinstance(c, str) and words(c) in STEPS and is_numbers(table[c])), None)
+    step = next((name for name in step_columns(table) if is_numbers(table[name])), None)
     axis = next((name for name in AXES if name in table and is_numbers(table[name])), step)
     column = run_column(table, step)
     if axis is None or (column is None and step is None):
