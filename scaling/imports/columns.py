@@ -79,12 +79,15 @@ def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> di
     axis = columns.axis(found)
     listed = {"Name", "State"} <= set(frame)  # the list of runs that W&B exports
     if run is None:
-        if axis and not listed and _of_one_size(frame) and (axis == columns.find(frame, "step") or _rises(frame, axis)):
-            if axis != columns.find(frame, "step"):
+        by_step = axis is not None and axis == columns.find(frame, "step")
+        if by_step and not listed and (parted := blocks(frame, str(axis))) and parted[1].nunique() > 1:
+            by, labels = parted
+            keyed = "" if by == axis else f"by column {by}, and "
+            columns.note(f"runs are distinguished {keyed}where {axis} begins again")
+            return _rows_by(f"{name} " + labels if keyed else name + labels.str.removeprefix("run"))
+        if axis and not listed and _of_one_size(frame) and (by_step or _rises(frame, axis)):
+            if not by_step:
                 columns.note(f"{len(frame)} rows along {axis} are one run, the last its end")
-            if axis == columns.find(frame, "step") and (parted := blocks(frame, str(axis))) and parted[1].nunique() > 1:
-                columns.note(f"runs are distinguished by column {parted[0]}, and where {axis} begins again")
-                return _rows_by(parted[1])
             return {name: np.arange(len(frame))}
         return {f"{name}#{k}" if len(frame) > 1 else name: row for k, row in enumerate(alone, 1)}
     labels = frame[run].astype(str)

@@ -157,18 +157,18 @@ def evenly(labels: pd.Series, along: pd.Series) -> bool:
 def blocks(table: pd.DataFrame, step: str) -> tuple[str, pd.Series] | None:
     """The columns that tell runs apart, and a name for the run of each row, where rows lie in blocks of rising steps.
 
-    A block ends where its step does not rise, or its size or a text changes. None where most blocks have few rows.
+    A block ends where of its rows with a loss the step does not rise, or its size or a text changes. Rows without a
+    loss, such as those of training between evaluations, are of the block around them. None where most blocks have few
+    rows.
     """
-    if not is_numbers(table[step]) or table[step].isna().any():
+    measured = np.flatnonzero(pd.to_numeric(table["loss"], errors="coerce").notna())
+    if not len(measured) or not is_numbers(table[step]) or table[step].iloc[measured].isna().any():
         return None
     texts = [
         c for c in table if not is_numbers(table[c]) and table[c].notna().all() and table[c].nunique() < len(table)
     ]
     keys = [c for c in ("n_params", "seed") if c in table] + texts
-    begins = np.append(True, np.diff(table[step].to_numpy(float)) <= 0)
-    for name in keys:
-        codes = pd.factorize(table[name])[0]
-        begins[1:] |= codes[1:] != codes[:-1]
+    begins = _begins(table[step].to_numpy(float), [pd.factorize(table[name])[0] for name in keys], measured)
     number = begins.cumsum()
     if np.median(np.bincount(number)[1:]) < MANY:
         return None
@@ -179,6 +179,23 @@ def blocks(table: pd.DataFrame, step: str) -> tuple[str, pd.Series] | None:
         heads = heads + "#" + (heads.groupby(heads).cumcount() + 1).astype(str)
     names = pd.Series(heads.to_numpy(object)[number - 1], index=table.index)
     return ", ".join(map(str, keys)) or step, names
+
+
+def _begins(step: np.ndarray, keys: list[np.ndarray], measured: np.ndarray) -> np.ndarray:
+    """The first rows (bool, n) of blocks whose `measured` rows (positions) have rising steps and equal keys.
+
+    Of rows between two blocks the next begins where a key changes, else where the step falls most.
+    """
+    rise = np.diff(step, prepend=-np.inf)
+    for codes in keys:
+        rise[1:][codes[1:] != codes[:-1]] = -np.inf
+    ends = np.diff(step[measured]) <= 0
+    for codes in keys:
+        ends |= np.diff(codes[measured]) != 0
+    begins = np.arange(len(step)) == 0
+    for last, first in zip(measured[:-1][ends], measured[1:][ends], strict=True):
+        begins[last + 1 + np.argmin(np.nan_to_num(rise[last + 1 : first + 1], nan=0.0))] = True
+    return begins
 
 
 def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
