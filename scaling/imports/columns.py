@@ -17,7 +17,7 @@ from isoflop.scaling.imports.lookup import COUNTS_CALLS, NAMES, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import Resolved, TableError, floats, is_numbers, row_names
-from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
+from isoflop.scaling.table.curves import OTHER_NAMES, RUN_NAMES, blocks, evenly, run_column
 from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import OTHER_SHEETS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
@@ -99,6 +99,7 @@ def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> di
     if ids is not None:
         columns.note(f"names in column {run} repeat: runs are named by column {ids}")
         return dict(zip(frame[ids].astype(str), alone, strict=True))
+    _refuse_texts(found, labels, columns)
     count = labels.groupby(labels).cumcount() + 1
     numbered = labels.where(~labels.duplicated(keep=False), labels + "#" + count.astype(str))
     if not numbered.is_unique:
@@ -311,13 +312,33 @@ def _check_places(frame: pd.DataFrame, curve: pd.DataFrame, columns: Columns) ->
     if clash.sum() <= len(rows) / 10:
         return
     k = int(np.argmax(clash))
-    pair = frame.iloc[rows.index[k : k + 2]]
+    raise _no_restart(frame.iloc[rows.index[k : k + 2]], steps[k], losses[k : k + 2], int(clash.sum()), columns)
+
+
+def _refuse_texts(found: Resolved, labels: pd.Series, columns: Columns) -> None:
+    """Raise SourceError where rows of one size and seed under one name of a run lie several at most of its steps."""
+    frame, step = found.frame, columns.find(found.frame, "step")
+    if step is None or words(str(labels.name)) not in RUN_NAMES:
+        return
+    rows = frame[frame["loss"].notna()]
+    names = labels[rows.index]
+    places = rows.groupby([names, *(c for c in ("n_params", "seed") if c in frame), step], sort=False)
+    several = rows[places["loss"].transform("nunique") > 1]
+    if 2 * len(several) <= len(rows) or several[step].groupby(names).nunique().max() < 2:
+        return
+    place = places.ngroup()[several.index]
+    pair = several[place == place.iloc[0]].iloc[:2]
+    raise _no_restart(pair, pair[step].iloc[0], pair["loss"].to_numpy(), place.nunique(), columns)
+
+
+def _no_restart(pair: pd.DataFrame, step: float, losses: np.ndarray, count: int, columns: Columns) -> SourceError:
+    """The error for two rows of a run that have one step and two losses, as `count` steps have."""
     texts = [c for c in pair if not pd.api.types.is_numeric_dtype(pair[c])]
     differ = [str(c) for c in texts if pair[c].nunique(dropna=False) > 1][:4]
     by = f" (by column {' or '.join(differ)}?)" if differ else ""
-    raise SourceError(
-        f"{columns.source}: step {steps[k]:g} has the losses {losses[k]:g} and {losses[k + 1]:g}, one of {clash.sum()} "
-        f"such steps: several runs or metrics{by}, no restart; keep one, or name the runs with --map run_id=COLUMN"
+    return SourceError(
+        f"{columns.source}: step {step:g} has the losses {losses[0]:g} and {losses[1]:g}, one of {count} such steps: "
+        f"several runs or metrics{by}, no restart; keep one, or name the runs with --map run_id=COLUMN"
     )
 
 

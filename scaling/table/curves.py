@@ -19,7 +19,9 @@ CALLS = "_step"  # of W&B: how often the program logged, unless it names a step 
 EVEN, MOST = 0.01, 0.7  # relative difference of even gaps, and the share of gaps that are even
 MANY = 10  # rows of one name without steps, from which they are a curve and not runs of one size
 KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "tag", "partition", "mode", "phase")
-SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test"))
+SPLITS = frozenset((
+    "train", "training", "val", "valid", "validation", "eval", "test", "heldout", "held_out",
+))  # fmt: skip
 CURVES = "rows are training curves of"  # in the note of a table that is reduced to the ends of its runs
 AXES = ("tokens", "flops", "step")
 _CONSTANT = ("n_params", "arm", "seed", "trunk_id")
@@ -102,7 +104,7 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
     k = int(np.argmax(twice))
     pair = frame.iloc[k : k + 2]
     for name in frame:
-        if words(str(name)) in KEYS and pair[name].nunique() > 1:
+        if (words(str(name)) in KEYS or is_split(pair[name])) and pair[name].nunique() > 1:
             one, other = pair[name].tolist()
             raise TableError(
                 f"{source}: rows of one run at one place differ by column {name} ({one}, {other}): "
@@ -110,16 +112,24 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
             )
 
 
+def is_split(column: pd.Series) -> bool:
+    """Whether a column, of any name, says of which split a row is: several words that are all names of splits."""
+    held: set[str] = set()
+    for value in column.dropna() if not is_numbers(column) else ():
+        if str(value).lower() not in SPLITS:
+            return False
+        held.add(str(value).lower())
+    return len(held) > 1
+
+
 def refuse_splits(table: pd.DataFrame, *, source: str) -> None:
     """Raise TableError where rows are losses of several splits, named in a column: train, val."""
     for name in table:
-        if words(str(name)) not in KEYS or is_numbers(table[name]):
-            continue
-        splits = {str(value).lower() for value in table[name].dropna().unique()}
-        if len(splits) > 1 and splits <= SPLITS:
-            one = next(value for value in table[name].unique() if not str(value).lower().startswith("train"))
+        if is_split(table[name]):
+            values = sorted(map(str, table[name].dropna().unique()), key=str.lower)
+            one = next((value for value in values if not value.lower().startswith("train")), values[0])
             raise TableError(
-                f"{source}: the rows are losses of several splits (column {name}: {', '.join(sorted(splits))}): "
+                f"{source}: the rows are losses of several splits (column {name}: {', '.join(values)}): "
                 f"keep one with {keeping({str(name): one})}"
             )
 
