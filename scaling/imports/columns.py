@@ -306,7 +306,7 @@ def _passed(curve: pd.DataFrame, quantity: str) -> pd.Series:
 
 def _check_places(frame: pd.DataFrame, curve: pd.DataFrame, columns: Columns) -> None:
     """Raise SourceError where neighbouring rows have one step and different losses, as no restart writes them."""
-    rows = curve[curve["loss"].notna()]
+    rows = curve[np.isfinite(curve["loss"])]
     steps, losses = rows["step"].to_numpy(), rows["loss"].to_numpy()
     clash = (np.diff(steps) == 0) & (np.abs(np.diff(losses)) > SAME_LOSS * np.abs(losses[:-1]))
     if clash.sum() <= len(rows) / 10:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 from isoflop.scaling.imports.source import SourceError
-from isoflop.scaling.table.columns import VALIDATION, floats
+from isoflop.scaling.table.columns import floats
 from isoflop.scaling.table.curves import is_split
+from isoflop.scaling.table.formats.diverged import is_measure
 from isoflop.scaling.table.formats.json_rows import NESTED, flat
-from isoflop.scaling.table.meaning import meaning, words
+from isoflop.scaling.table.meaning import words
 
 _WIDE = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")
 _AXES = ("step", "_step", "global_step", "train/global_step", "trainer/global_step", "relative time (process)",
@@ -174,9 +175,3 @@ def _by_split(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str])
     if not rest or (rows[list(made)].count() > 1).any(axis=None):
         return wide
     return rows.first().reset_index()[list(wide)]
-
-
-def is_measure(name: str) -> bool:
-    """Whether a metric is a loss that a law may be of, by its name."""
-    meant = meaning(name)
-    return bool(VALIDATION.match(name.lower())) or (meant is not None and meant.quantity == "loss")

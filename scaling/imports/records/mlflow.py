@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.scaling.imports.columns import runs_of_table
-from isoflop.scaling.imports.panels import is_measure
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, read_text, reported_loss
+from isoflop.scaling.table.formats.diverged import is_measure
 
 _STATUS = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}
 _NAME = "tags/mlflow.runName"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from isoflop.scaling.imports.columns import runs_of_table
-from isoflop.scaling.imports.panels import is_measure
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, reported_loss
+from isoflop.scaling.table.formats.diverged import is_measure
 
 if TYPE_CHECKING:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
