@@ -1,6 +1,7 @@
 """The rows of a run that count: with a loss in nats, counted in steps from 1, with tokens; and why others do not."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
-from isoflop.scaling.table.curves import not_positive
+from isoflop.scaling.table.curves import not_positive, unlike_steps
 
 COUNTED_FROM_ZERO = "its steps are counted from 0: one was added"
 EVEN = 50  # a single step that is one short of a multiple of this is counted from 0
@@ -53,7 +54,25 @@ def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, l
         reason = f"its last evaluation is at step {end} of {run.horizon_steps}: the schedule had not ended"
     if reason:
         return None, [*out, LeftOut(run.name, len(frame), reason, whole=True)]
-    return replace(run, curve=_tokens(frame, run, options), loss_unit=unit), out
+    frame, notes = _rising(frame, run, options)
+    return replace(run, curve=_tokens(frame, run, options), loss_unit=unit, notes=[*run.notes, *notes]), out
+
+
+def _rising(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tuple[pd.DataFrame, list[str]]:
+    """The curve without tokens and seconds that fall, or are the same, along its steps; and what is said of them.
+
+    Raises SourceError for tokens unless those of a step are given.
+    """
+    found = {name: unlike_steps(frame[name], frame["step"]) for name in ("tokens", "wall_seconds")
+             if name in frame and run.reported_steps}  # fmt: skip
+    found = {name: f"{run.name}: {wrong}" for name, wrong in found.items() if wrong}
+    if "tokens" in found and run.name not in options.batch_tokens:
+        raise SourceError(
+            f"{found['tokens']}; count them by steps with --batch-tokens {shlex.quote(run.name)}=VALUE, correct the "
+            "column, or name another with --map tokens=COLUMN"
+        )
+    done = {"tokens": "its tokens are steps times --batch-tokens", "wall_seconds": "its seconds are left out"}
+    return frame.drop(columns=list(found)), [f"{wrong}; {done[name]}" for name, wrong in found.items()]
 
 
 def _diverged(frame: pd.DataFrame) -> bool:
@@ -117,7 +136,8 @@ def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.
                 f"that it reports; give --tokens {run.name}=VALUE for those at its end"
             )
     end = options.tokens.get(run.name)
-    progress = next(frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all())
+    known = [frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all()]
+    progress = next(column for column in known if not unlike_steps(column, frame["step"]))
     last = progress.iloc[-1]
     return frame.assign(tokens=reported.fillna(end * progress / last) if end and last > 0 else reported)
 

@@ -68,7 +68,7 @@ def runs_of_table(
     frame, left_out = _planned(name, frame, run, left_out)
     if frame.empty:
         return [], left_out
-    found = columns.resolve(frame)
+    found = columns.counted_on(columns.resolve(frame), run)
     return _runs(source, found, _groups(name, found, run, columns), columns), left_out
 
 

@@ -5,7 +5,7 @@ With two candidates the error asks for `--map`.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -157,6 +157,24 @@ class Columns:
         calls = f", {COUNTS_CALLS}" if taken == CALLS else ""
         also = f"; the table also has {', '.join(others)} (choose with --map step=COLUMN)" if others else ""
         self.note(f"steps: column {taken}{calls}{also}")
+
+    def counted_on(self, found: Resolved, run: str | None) -> Resolved:
+        """The table with steps that go on where those of a run begin again and its tokens do not."""
+        frame, step = found.frame, self.find(found.frame, "step")
+        if run is None or step is None or "tokens" not in found.columns:
+            return found
+        at = floats(frame[step])
+        runs = at.groupby(frame[run], sort=False)
+        again = (runs.diff() < 0) & (at <= runs.transform("first"))
+        rises = ~(frame["tokens"].groupby(frame[run], sort=False).diff().fillna(np.inf) <= 0)
+        again &= (rises & frame["tokens"].notna()).groupby(frame[run], sort=False).transform("all")
+        if not again.any():
+            return found
+        names = frame.loc[again, run].unique()
+        which = f"run {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        self.note(f"steps begin again in {which}, and its tokens go on: steps are counted on")
+        before = runs.shift().where(again, 0.0).groupby(frame[run], sort=False).cumsum()
+        return replace(found, frame=frame.assign(**{step: at + before}))
 
     def say_unused(self, found: Resolved, used: Iterable[str]) -> None:
         """Note the columns of which nothing is kept: not `used`, and of no quantity, setting or name of a run."""

@@ -26,6 +26,8 @@ CURVES = "rows are training curves of"  # in the note of a table that is reduced
 AXES = ("tokens", "flops", "step")
 _CONSTANT = ("n_params", "arm", "seed", "trunk_id")
 MOST_NAMED = 4  # runs in a message
+ROUNDED = 1e-6  # relative: tokens that are written with few digits may fall by so much
+MOST_RESTARTED = 0.1  # of the rows of runs: so many lie at a step that a restart logged again
 MOST_REPEATED = 0.01  # of the rows: more rows of a run at one place are not written twice, they are other runs
 
 
@@ -233,6 +235,8 @@ def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
     full = frame[pd.to_numeric(frame["loss"], errors="coerce").notna()]
     if full.empty or full[[axis, "run_id"]].isna().any(axis=None):
         return None
+    if step is not None and axis != step and words(column) in RUN_NAMES:
+        _refuse_unlike_steps(full, axis, step, source)
     codes = pd.factorize(full["run_id"])[0]
     order = np.lexsort((np.arange(len(full)), full[axis].to_numpy(), codes))
     same_run = codes[order][1:] == codes[order][:-1]
@@ -256,6 +260,36 @@ def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
         raise TableError(f"{source}: the last loss of every run is not a positive number ({', '.join(diverged[:4])})")
     counted = int((wrong & ~out).sum())
     return Curves(kept[~(wrong | out)], column, axis, int(twice.sum()), len(frame) - len(full), diverged, counted)
+
+
+def _refuse_unlike_steps(frame: pd.DataFrame, axis: str, step: str, source: str) -> None:
+    """Raise TableError where runs, most of whose rows have steps of their own, fall or stand still along the axis."""
+    if frame.duplicated(["run_id", step]).mean() > MOST_RESTARTED:
+        return
+    for run, rows in frame.groupby("run_id", sort=False):
+        if found := unlike_steps(rows[axis], rows[step]):
+            raise TableError(
+                f"{source}: run {run}: {found}; correct the column, or count by steps with "
+                "`isoflop import --batch-tokens VALUE`"
+            )
+
+
+def unlike_steps(along: pd.Series, step: pd.Series) -> str:
+    """Between which steps what a run has seen (`along`) falls, or that it is the same at all; empty where it rises.
+
+    Of rows of one step the last counts.
+    """
+    rows = pd.DataFrame({"step": step.astype(float), "seen": along.astype(float)}).dropna()
+    rows = rows.drop_duplicates("step", keep="last").sort_values("step")
+    at, seen = rows.to_numpy().T
+    falls = np.diff(seen) < -ROUNDED * seen[:-1]
+    if falls.any():
+        k = int(np.argmax(falls))
+        fall = f"from {seen[k]:g} at step {at[k]:g} to {seen[k + 1]:g} at step {at[k + 1]:g}"
+        return f"{along.name} fall {fall} (did a counter begin again?)"
+    if len(seen) > 1 and seen[0] == seen[-1]:
+        return f"{along.name} are {seen[0]:g} at step {at[0]:g} and at step {at[-1]:g} (are they those of one step?)"
+    return ""
 
 
 def not_positive(losses: pd.Series) -> np.ndarray:
