@@ -203,8 +203,9 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
     lengths = {q: column for q, key in _LENGTHS.items() if q in curves and (column := columns.find(frame, key))}
     scores = _scores(frame, columns)
     stated = [name for name in ("params_convention", "compute_convention") if name in frame]
-    held = {column: frame[column].to_numpy(object)
-            for column in {*counts.values(), *named.values(), *lengths.values(), *stated}}  # fmt: skip
+    held = {column: frame[column].to_numpy(object) for column in {*named.values(), *stated}}
+    held |= {column: columns.numbers(frame, column)
+             for column in {*counts.values(), *lengths.values(), named.get("batch_tokens")} - {None}}  # fmt: skip
     columns.say_unused(found, {*kept.values(), *counts.values(), *lengths.values(), *scores})
     flops = found.columns.get("flops")
     runs = []

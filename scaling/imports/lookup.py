@@ -21,10 +21,11 @@ from isoflop.scaling.table.columns import (
     hint,
     refuse_words,
     resolve,
+    row_names,
 )
 from isoflop.scaling.table.curves import CALLS, STEPS, run_column, step_columns
 from isoflop.scaling.table.formats.loss_unit import with_unit
-from isoflop.scaling.table.meaning import QUANTITIES, meaning
+from isoflop.scaling.table.meaning import QUANTITIES, meaning, parse
 
 # Names of what is no quantity of a law, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -157,6 +158,17 @@ class Columns:
         calls = f", {COUNTS_CALLS}" if taken == CALLS else ""
         also = f"; the table also has {', '.join(others)} (choose with --map step=COLUMN)" if others else ""
         self.note(f"steps: column {taken}{calls}{also}")
+
+    def numbers(self, frame: pd.DataFrame, column: str) -> np.ndarray:
+        """The values of a column as numbers, also as people write them. Raises SourceError naming one that is none."""
+        found, wrong = parse(frame[column])
+        if wrong.any():
+            value = frame[column][wrong].iloc[0]
+            raise SourceError(
+                f"{self.source}: {column} is no number in {row_names(frame, wrong.to_numpy())}: {value!r}; correct it, "
+                "or leave the column out"
+            )
+        return found.to_numpy(object)
 
     def counted_on(self, found: Resolved, run: str | None) -> Resolved:
         """The table with steps that go on where those of a run begin again and its tokens do not."""

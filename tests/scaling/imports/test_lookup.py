@@ -57,3 +57,22 @@ def test_steps_that_no_row_with_a_loss_has_are_refused_with_those_that_all_have(
     with pytest.raises(SourceError, match=r"steps iter is empty in every row with a loss; .* --map step=_step"):
         imported(path)
     assert imported(path, {"step": "_step"}, batch_tokens={"": 1000}).ends["step"].tolist() == [3]
+
+
+@pytest.mark.parametrize("runs", ["aa", "ab"])
+@pytest.mark.parametrize(("written", "count"), [("0.5M", 5e5), ('"524,288"', 524288), ("524288", 524288), ("?", None)])
+def test_the_tokens_of_a_step_are_read_as_people_write_them(tmp_path, runs, written, count):
+    path = tmp_path / "h.csv"
+    rows = [f"{run},{1000 * k},10M,{written},{4 - k / 10}\n" for k, run in enumerate(runs, 1)]
+    path.write_text("run,step,params,batch_tokens,val_loss\n" + "".join(rows))
+    if count is None:
+        with pytest.raises(SourceError, match=r"batch_tokens is no number in rows 1, 2: '\?'; correct it, or leave"):
+            imported(path)
+        return
+    assert imported(path).ends["tokens"].iloc[-1] == 2000 * count
+
+
+def test_a_length_that_is_a_text_counts_tokens(tmp_path):
+    path = tmp_path / "h.csv"
+    path.write_text('run,step,samples,seq_len,val_loss\na,100,1000,"2,048",4\na,200,2000,"2,048",3\n')
+    assert imported(path).table["tokens"].tolist() == [2_048_000, 4_096_000]
