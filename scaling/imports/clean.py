@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
-from isoflop.scaling.table.curves import not_positive, unlike_steps
+from isoflop.scaling.table.curves import RUN_NAMES, not_positive, unlike_steps
+from isoflop.scaling.table.meaning import words
 
 COUNTED_FROM_ZERO = "its steps are counted from 0: one was added"
 EVEN = 50  # a single step that is one short of a multiple of this is counted from 0
+SAME_LOSS = 1e-6  # relative: losses of rows written twice
 UNEVEN = 0.01  # relative: how far tokens and samples of steps of one size lie from even, beyond those of one step
 FEWEST_BETWEEN = 5  # steps between evaluations from which the count shows
 
@@ -173,3 +175,40 @@ def from_zero(curve: pd.DataFrame, horizon: int | None) -> bool:
         gap = between[1]
         return gap > 1 and all(step % gap == 0 for step in between[:-1]) and (last + 1) % gap == 0
     return math.gcd(*(step + 1 for step in between)) >= FEWEST_BETWEEN and math.gcd(*between) < FEWEST_BETWEEN
+
+
+def check_places(frame: pd.DataFrame, curve: pd.DataFrame, source: str) -> None:
+    """Raise SourceError where neighbouring rows have one step and different losses, as no restart writes them."""
+    rows = curve[np.isfinite(curve["loss"])]
+    steps, losses = rows["step"].to_numpy(), rows["loss"].to_numpy()
+    clash = (np.diff(steps) == 0) & (np.abs(np.diff(losses)) > SAME_LOSS * np.abs(losses[:-1]))
+    if clash.sum() <= len(rows) / 10:
+        return
+    k = int(np.argmax(clash))
+    raise _no_restart(frame.iloc[rows.index[k : k + 2]], steps[k], losses[k : k + 2], int(clash.sum()), source)
+
+
+def refuse_texts(frame: pd.DataFrame, labels: pd.Series, step: str | None, source: str) -> None:
+    """Raise SourceError where rows of one size and seed under one name of a run lie several at most of its steps."""
+    if step is None or words(str(labels.name)) not in RUN_NAMES:
+        return
+    rows = frame[frame["loss"].notna()]
+    names = labels[rows.index]
+    places = rows.groupby([names, *(c for c in ("n_params", "seed") if c in frame), step], sort=False)
+    several = rows[places["loss"].transform("nunique") > 1]
+    if 2 * len(several) <= len(rows) or several[step].groupby(names).nunique().max() < 2:
+        return
+    place = places.ngroup()[several.index]
+    pair = several[place == place.iloc[0]].iloc[:2]
+    raise _no_restart(pair, pair[step].iloc[0], pair["loss"].to_numpy(), place.nunique(), source)
+
+
+def _no_restart(pair: pd.DataFrame, step: float, losses: np.ndarray, count: int, source: str) -> SourceError:
+    """The error for two rows of a run that have one step and two losses, as `count` steps have."""
+    texts = [c for c in pair if not pd.api.types.is_numeric_dtype(pair[c])]
+    differ = [str(c) for c in texts if pair[c].nunique(dropna=False) > 1][:4]
+    by = f" (by column {' or '.join(differ)}?)" if differ else ""
+    return SourceError(
+        f"{source}: step {step:g} has the losses {losses[0]:g} and {losses[1]:g}, one of {count} such steps: "
+        f"several runs or metrics{by}, no restart; keep one, or name the runs with --map run_id=COLUMN"
+    )

@@ -12,24 +12,24 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.clean import check_places, refuse_texts
 from isoflop.scaling.imports.kept import kept_columns
-from isoflop.scaling.imports.lookup import COUNTS_CALLS, NAMES, Columns
+from isoflop.scaling.imports.lookup import COUNTS_CALLS, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import Resolved, TableError, floats, is_numbers, row_names
-from isoflop.scaling.table.curves import OTHER_NAMES, RUN_NAMES, blocks, evenly, run_column
+from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
 from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import OTHER_SHEETS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import meaning, words
 from isoflop.scaling.table.read import without_embeddings
-from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
+from isoflop.scaling.table.unfinished import reasons
 
 _SCORE = re.compile(r"(^|_)(acc|accuracy|acc_norm|exact_match|f1|mc1|mc2)(_|$)")
 _TRAINED = re.compile(r"train(ing)?_")
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
 _IDS = ("id", "run_id", "run id", "run")  # of run lists whose names repeat
-SAME_LOSS = 1e-6  # relative: losses of rows written twice
 EVENLY = 1e-6  # relative: slopes of what rises evenly with the steps
 _LENGTHS = {"samples": "context_length", "epoch": "epoch_tokens"}  # the tokens of one of each
 SAME_SIZE = 0.02  # relative: FLOPs per token along a run
@@ -45,11 +45,18 @@ def read_frame(path: Path, notes: list[str], mapping: Mapping[str, str], sheet: 
 
 
 def runs_of_table(
-    name: str, source: str, frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]
+    name: str,
+    source: str,
+    frame: pd.DataFrame,
+    mapping: Mapping[str, str],
+    notes: list[str],
+    *,
+    keep_unfinished: bool = False,
 ) -> tuple[list[ForeignRun], list[LeftOut]]:
     """The runs of one table of metrics: a history (of one or many runs), a panel exported by W&B, or a row per run.
 
-    `name` is the run's where the table names none. Raises SourceError for an empty table or ambiguous columns.
+    `name` is the run's where the table names none. Runs that by a state or a plan did not finish are left out, unless
+    `keep_unfinished`. Raises SourceError for an empty table or ambiguous columns.
     """
     columns = Columns(mapping, notes, source)
     if frame.empty:
@@ -64,8 +71,9 @@ def runs_of_table(
     if run is not None and (empty := frame[run].isna().to_numpy()).any():
         rows = row_names(frame.drop(columns="run_id", errors="ignore"), empty)
         raise SourceError(f"{source}: the column of runs {run!r} is empty in {empty.sum()} rows ({rows}); fill it")
-    frame, left_out = _finished(name, frame, run)
-    frame, left_out = _planned(name, frame, run, left_out)
+    left_out: list[LeftOut] = []
+    if not keep_unfinished:
+        frame, left_out = _finished(name, frame, run, columns.find(frame, "step") if "step" in mapping else None)
     if frame.empty:
         return [], left_out
     found = columns.counted_on(columns.resolve(frame), run)
@@ -99,7 +107,7 @@ def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> di
     if ids is not None:
         columns.note(f"names in column {run} repeat: runs are named by column {ids}")
         return dict(zip(frame[ids].astype(str), alone, strict=True))
-    _refuse_texts(found, labels, columns)
+    refuse_texts(frame, labels, columns.find(frame, "step"), columns.source)
     count = labels.groupby(labels).cumcount() + 1
     numbered = labels.where(~labels.duplicated(keep=False), labels + "#" + count.astype(str))
     if not numbered.is_unique:
@@ -141,38 +149,12 @@ def _are_histories(frame: pd.DataFrame, labels: pd.Series, axis: str, step: str 
     )
 
 
-def _finished(name: str, frame: pd.DataFrame, run: str | None) -> tuple[pd.DataFrame, list[LeftOut]]:
-    """The rows of runs that finished, and what is left out by run and state."""
-    found = unfinished(frame)
-    if found is None:
-        return frame, []
-    column, over = found
-    if {"Name", "State"} <= set(frame):  # the list of runs that W&B exports, which writes this word alone
-        over = ~frame["State"].eq("finished")
+def _finished(name: str, frame: pd.DataFrame, run: str | None, step: str | None) -> tuple[pd.DataFrame, list[LeftOut]]:
+    """The rows of runs that finished near their plan, and what is left out by run and reason."""
+    why = reasons(frame, run, step)
     names = frame[run].astype(str) if run is not None else pd.Series(name, index=frame.index)
-    states = frame.loc[over, column].astype(str)
-    what = column if is_numbers(frame[column]) or set(states.str.lower()) <= {"true", "false"} else "state"
-    counts = pd.DataFrame({"run": names[over], "state": states}).value_counts(sort=False)
-    left_out = [LeftOut(str(key), int(n), f"its {what} is {state}", whole=True) for (key, state), n in counts.items()]
-    return frame[~over], left_out
-
-
-def _planned(
-    name: str, frame: pd.DataFrame, run: str | None, left_out: list[LeftOut]
-) -> tuple[pd.DataFrame, list[LeftOut]]:
-    """The rows of runs that ended near their plan, and what is left out: more of `left_out`."""
-    if run is None and any(words(str(column)) in NAMES["step"] for column in frame):
-        return frame, left_out  # the history of one run
-    found = short_of_plan(frame, run)
-    if found is None or not found[1].any():
-        return frame, left_out
-    plan, out = found
-    names = frame[run].astype(str) if run is not None else pd.Series(name, index=frame.index)
-    short = [
-        LeftOut(str(key), int(n), f"it ended below {SHORT:.0%} of its plan (column {plan})", whole=True)
-        for key, n in names[out].value_counts(sort=False).items()
-    ]
-    return frame[~out], [*left_out, *short]
+    counts = names[why != ""].groupby([names, why], sort=False).size()
+    return frame[why == ""], [LeftOut(key, int(n), reason, whole=True) for (key, reason), n in counts.items()]
 
 
 def _rows_by(labels: pd.Series) -> dict[str, np.ndarray]:
@@ -219,7 +201,7 @@ def _runs(source: str, found: Resolved, groups: Mapping[str, np.ndarray], column
         if step is None:
             curve = curve.assign(step=_places(along[rows]))
         elif len(rows) > 1:
-            _check_places(frame.iloc[rows], curve, columns)
+            check_places(frame.iloc[rows], curve, columns.source)
         curve = _with_tokens(_filled(curve), lengths, constants, columns)
         settings: dict[str, object] = {key: constants[named[key]] for key in ("seed", "arm") if key in named}
         if "learning_rate" in curve and curve["learning_rate"].notna().any():
@@ -305,44 +287,6 @@ def _passed(curve: pd.DataFrame, quantity: str) -> pd.Series:
     return values + 1 if from_zero else values
 
 
-def _check_places(frame: pd.DataFrame, curve: pd.DataFrame, columns: Columns) -> None:
-    """Raise SourceError where neighbouring rows have one step and different losses, as no restart writes them."""
-    rows = curve[np.isfinite(curve["loss"])]
-    steps, losses = rows["step"].to_numpy(), rows["loss"].to_numpy()
-    clash = (np.diff(steps) == 0) & (np.abs(np.diff(losses)) > SAME_LOSS * np.abs(losses[:-1]))
-    if clash.sum() <= len(rows) / 10:
-        return
-    k = int(np.argmax(clash))
-    raise _no_restart(frame.iloc[rows.index[k : k + 2]], steps[k], losses[k : k + 2], int(clash.sum()), columns)
-
-
-def _refuse_texts(found: Resolved, labels: pd.Series, columns: Columns) -> None:
-    """Raise SourceError where rows of one size and seed under one name of a run lie several at most of its steps."""
-    frame, step = found.frame, columns.find(found.frame, "step")
-    if step is None or words(str(labels.name)) not in RUN_NAMES:
-        return
-    rows = frame[frame["loss"].notna()]
-    names = labels[rows.index]
-    places = rows.groupby([names, *(c for c in ("n_params", "seed") if c in frame), step], sort=False)
-    several = rows[places["loss"].transform("nunique") > 1]
-    if 2 * len(several) <= len(rows) or several[step].groupby(names).nunique().max() < 2:
-        return
-    place = places.ngroup()[several.index]
-    pair = several[place == place.iloc[0]].iloc[:2]
-    raise _no_restart(pair, pair[step].iloc[0], pair["loss"].to_numpy(), place.nunique(), columns)
-
-
-def _no_restart(pair: pd.DataFrame, step: float, losses: np.ndarray, count: int, columns: Columns) -> SourceError:
-    """The error for two rows of a run that have one step and two losses, as `count` steps have."""
-    texts = [c for c in pair if not pd.api.types.is_numeric_dtype(pair[c])]
-    differ = [str(c) for c in texts if pair[c].nunique(dropna=False) > 1][:4]
-    by = f" (by column {' or '.join(differ)}?)" if differ else ""
-    return SourceError(
-        f"{columns.source}: step {step:g} has the losses {losses[0]:g} and {losses[1]:g}, one of {count} such steps: "
-        f"several runs or metrics{by}, no restart; keep one, or name the runs with --map run_id=COLUMN"
-    )
-
-
 def _constant(values: np.ndarray) -> object:
     """The one value of a column in a run, None if it is empty or varies, or is a whole number that no column holds."""
     first, *rest = values
@@ -358,6 +302,7 @@ class TableReader:
     """Reads tables of metrics: W&B exports and histories, OLMo's metrics, any CSV, TSV, JSON, parquet or `sheet`."""
 
     sheet: str | None = None
+    keep_unfinished: bool = False
     kinds: ClassVar[tuple[str, ...]] = ("wandb", "olmo", "table")
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
@@ -382,7 +327,8 @@ class TableReader:
         self, path: Path, name: str, mapping: Mapping[str, str], notes: list[str]
     ) -> tuple[list[ForeignRun], list[LeftOut]]:
         """The runs of one file. Raises SourceError for one that cannot be read, or without a validation loss."""
-        return runs_of_table(name, str(path), read_frame(path, notes, mapping, self.sheet), mapping, notes)
+        frame = read_frame(path, notes, mapping, self.sheet)
+        return runs_of_table(name, str(path), frame, mapping, notes, keep_unfinished=self.keep_unfinished)
 
 
 TABLES = TableReader()

@@ -15,7 +15,7 @@ from isoflop.scaling.imports.names import run_names
 from isoflop.scaling.imports.records.huggingface import TRAINER_STATE, newest
 from isoflop.scaling.imports.records.levanter import TRACKER
 from isoflop.scaling.imports.records.lm_eval import RESULTS, measures_a_loss, named_scores
-from isoflop.scaling.imports.records.mlflow import STORE
+from isoflop.scaling.imports.records.mlflow import STORE, StoreReader
 from isoflop.scaling.imports.records.tensorboard import EVENTS
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, Reader, SourceError
 from isoflop.scaling.table.columns import OPTIONAL, hint
@@ -57,7 +57,8 @@ def import_source(
                 f"{source}: --map {ours}={theirs}: {ours!r} is none of {', '.join(known)}{hint(ours, known)}"
             )
     readers = [reader for reader in READERS if kind in ("auto", *reader.kinds)]
-    readers = [TableReader(sheet) if reader is TABLES else reader for reader in readers]
+    chosen_by = {TABLES: TableReader(sheet, options.keep_unfinished), STORE: StoreReader(options.keep_unfinished)}
+    readers = [chosen_by.get(reader, reader) for reader in readers]
     notes: list[str] = []
     runs: list[ForeignRun] = []
     left_out: list[LeftOut] = []

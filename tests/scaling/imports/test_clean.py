@@ -81,3 +81,26 @@ def test_steps_that_begin_again_while_tokens_go_on_are_counted_on(tmp_path, part
     assert made.ends["step"].tolist() == [1000 * parts, 1000]
     assert (made.table["tokens"] == 1000 * made.table["step"]).all()
     assert "steps begin again in run a, and its tokens go on: steps are counted on" in made.notes
+
+
+def planned(path: Path, last: int) -> Path:
+    """Run a as planned, run b up to a step of 4000."""
+    rows = [f"{run},{step},4000,1e6,{1000 * step},{6 - step / 1e4}" for run, end in (("a", 4000), ("b", last))
+            for step in range(100, end + 1, 100)]  # fmt: skip
+    path.write_text("\n".join(["run,step,max_steps,n_params,tokens,val_loss", *rows]))
+    return path
+
+
+def test_a_run_below_its_plan_is_kept_where_that_is_asked_for(tmp_path):
+    path = planned(tmp_path / "t.csv", 2000)
+    made = imported(path)
+    assert made.ends["run_id"].tolist() == ["a"]
+    assert str(made.left_out[0]).endswith(
+        "below 90% of its plan (column max_steps); `isoflop import --keep-unfinished` keeps it"
+    )
+    assert imported(path, keep_unfinished=True).ends["tokens"].tolist() == [4e6, 2e6]
+    assert imported(planned(path, 3700)).ends["tokens"].tolist() == [4e6, 3.7e6]
+    states = tmp_path / "states.csv"
+    states.write_text("run,state,n_params,tokens,loss\na,finished,1e6,1e8,3\nb,crashed,1e6,5e7,4\n")
+    assert imported(states).table["run_id"].tolist() == ["a"]
+    assert imported(states, keep_unfinished=True).table["run_id"].tolist() == ["a", "b"]
