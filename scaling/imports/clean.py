@@ -11,6 +11,7 @@ import pandas as pd
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.curves import RUN_NAMES, not_positive, unlike_steps
 from isoflop.scaling.table.meaning import words
+from isoflop.scaling.table.unfinished import SHORT
 
 COUNTED_FROM_ZERO = "its steps are counted from 0: one was added"
 EVEN = 50  # a single step that is one short of a multiple of this is counted from 0
@@ -52,11 +53,16 @@ def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, l
         reason = "no evaluation with a loss"
     elif diverged:
         reason = "its last loss is not a positive number: it diverged"
-    elif run.horizon_steps and end < run.horizon_steps and not options.keep_unfinished:
-        reason = f"its last evaluation is at step {end} of {run.horizon_steps}: the schedule had not ended"
+    elif run.horizon_steps and end < SHORT * run.horizon_steps and not options.keep_unfinished:
+        reason = (
+            f"its last evaluation is at step {end} of {run.horizon_steps}, below {SHORT:.0%} of its schedule; "
+            "`isoflop import --keep-unfinished` keeps it"
+        )
     if reason:
         return None, [*out, LeftOut(run.name, len(frame), reason, whole=True)]
     frame, notes = _rising(frame, run, options)
+    if run.horizon_steps and end < run.horizon_steps:
+        notes.append(f"{run.name}: its last evaluation, at step {end} of {run.horizon_steps}, is taken as its end")
     return replace(run, curve=_tokens(frame, run, options), loss_unit=unit, notes=[*run.notes, *notes]), out
 
 

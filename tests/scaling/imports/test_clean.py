@@ -1,5 +1,6 @@
 """What a run has seen rises with its steps, or is said not to."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -104,3 +105,18 @@ def test_a_run_below_its_plan_is_kept_where_that_is_asked_for(tmp_path):
     states.write_text("run,state,n_params,tokens,loss\na,finished,1e6,1e8,3\nb,crashed,1e6,5e7,4\n")
     assert imported(states).table["run_id"].tolist() == ["a"]
     assert imported(states, keep_unfinished=True).table["run_id"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(3052, True), (3000, True), (3333, True), (3334, False), (6000, False)])
+def test_a_last_evaluation_before_the_last_step_is_the_end_of_a_run(tmp_path, steps, kept):
+    history = [{"step": step, "eval_loss": 5 - step / 1e4} for step in range(500, 3001, 500)]
+    state = {"log_history": history, "global_step": steps, "max_steps": steps}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    given = {"batch_tokens": {"": 1000}, "n_params": {"": 1e6}}
+    if not kept:
+        with pytest.raises(SourceError, match=r"at step 3000 of \d+, below 90% .*import --keep-unfinished` keeps it"):
+            imported(tmp_path, **given)
+    made = imported(tmp_path, **given, keep_unfinished=not kept)
+    assert made.ends["tokens"].tolist() == [3e6]
+    said = f": its last evaluation, at step 3000 of {steps}, is taken as its end"
+    assert any(note.endswith(said) for note in made.notes) == (steps > 3000)
