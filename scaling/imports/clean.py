@@ -1,6 +1,7 @@
 """The rows of a run that count: with a loss in nats, counted in steps from 1, with tokens; and why others do not."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -8,10 +9,13 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
-from isoflop.scaling.table.curves import not_positive
+from isoflop.scaling.table.curves import RUN_NAMES, not_positive, unlike_steps
+from isoflop.scaling.table.ended.unfinished import SHORT
+from isoflop.scaling.table.meaning import words
 
 COUNTED_FROM_ZERO = "its steps are counted from 0: one was added"
 EVEN = 50  # a single step that is one short of a multiple of this is counted from 0
+SAME_LOSS = 1e-6  # relative: losses of rows written twice
 UNEVEN = 0.01  # relative: how far tokens and samples of steps of one size lie from even, beyond those of one step
 FEWEST_BETWEEN = 5  # steps between evaluations from which the count shows
 
@@ -49,11 +53,34 @@ def clean(run: ForeignRun, options: ImportOptions) -> tuple[ForeignRun | None, l
         reason = "no evaluation with a loss"
     elif diverged:
         reason = "its last loss is not a positive number: it diverged"
-    elif run.horizon_steps and end < run.horizon_steps and not options.keep_unfinished:
-        reason = f"its last evaluation is at step {end} of {run.horizon_steps}: the schedule had not ended"
+    elif run.horizon_steps and end < SHORT * run.horizon_steps and not options.keep_unfinished:
+        reason = (
+            f"its last evaluation is at step {end} of {run.horizon_steps}, below {SHORT:.0%} of its schedule; "
+            "`isoflop import --keep-unfinished` keeps it"
+        )
     if reason:
         return None, [*out, LeftOut(run.name, len(frame), reason, whole=True)]
-    return replace(run, curve=_tokens(frame, run, options), loss_unit=unit), out
+    frame, notes = _rising(frame, run, options)
+    if run.horizon_steps and end < run.horizon_steps:
+        notes.append(f"{run.name}: its last evaluation, at step {end} of {run.horizon_steps}, is taken as its end")
+    return replace(run, curve=_tokens(frame, run, options), loss_unit=unit, notes=[*run.notes, *notes]), out
+
+
+def _rising(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> tuple[pd.DataFrame, list[str]]:
+    """The curve without tokens and seconds that fall, or are the same, along its steps; and what is said of them.
+
+    Raises SourceError for tokens unless those of a step are given.
+    """
+    found = {name: unlike_steps(frame[name], frame["step"]) for name in ("tokens", "wall_seconds")
+             if name in frame and run.reported_steps}  # fmt: skip
+    found = {name: f"{run.name}: {wrong}" for name, wrong in found.items() if wrong}
+    if "tokens" in found and run.name not in options.batch_tokens:
+        raise SourceError(
+            f"{found['tokens']}; count them by steps with --batch-tokens {shlex.quote(run.name)}=VALUE, correct the "
+            "column, or name another with --map tokens=COLUMN"
+        )
+    done = {"tokens": "its tokens are steps times --batch-tokens", "wall_seconds": "its seconds are left out"}
+    return frame.drop(columns=list(found)), [f"{wrong}; {done[name]}" for name, wrong in found.items()]
 
 
 def _diverged(frame: pd.DataFrame) -> bool:
@@ -117,7 +144,8 @@ def _tokens(frame: pd.DataFrame, run: ForeignRun, options: ImportOptions) -> pd.
                 f"that it reports; give --tokens {run.name}=VALUE for those at its end"
             )
     end = options.tokens.get(run.name)
-    progress = next(frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all())
+    known = [frame[name] for name in ("samples", "epoch", "step") if name in frame and frame[name].notna().all()]
+    progress = next(column for column in known if not unlike_steps(column, frame["step"]))
     last = progress.iloc[-1]
     return frame.assign(tokens=reported.fillna(end * progress / last) if end and last > 0 else reported)
 
@@ -153,3 +181,40 @@ def from_zero(curve: pd.DataFrame, horizon: int | None) -> bool:
         gap = between[1]
         return gap > 1 and all(step % gap == 0 for step in between[:-1]) and (last + 1) % gap == 0
     return math.gcd(*(step + 1 for step in between)) >= FEWEST_BETWEEN and math.gcd(*between) < FEWEST_BETWEEN
+
+
+def check_places(frame: pd.DataFrame, curve: pd.DataFrame, source: str) -> None:
+    """Raise SourceError where neighbouring rows have one step and different losses, as no restart writes them."""
+    rows = curve[np.isfinite(curve["loss"])]
+    steps, losses = rows["step"].to_numpy(), rows["loss"].to_numpy()
+    clash = (np.diff(steps) == 0) & (np.abs(np.diff(losses)) > SAME_LOSS * np.abs(losses[:-1]))
+    if clash.sum() <= len(rows) / 10:
+        return
+    k = int(np.argmax(clash))
+    raise _no_restart(frame.iloc[rows.index[k : k + 2]], steps[k], losses[k : k + 2], int(clash.sum()), source)
+
+
+def refuse_texts(frame: pd.DataFrame, labels: pd.Series, step: str | None, source: str) -> None:
+    """Raise SourceError where rows of one size and seed under one name of a run lie several at most of its steps."""
+    if step is None or words(str(labels.name)) not in RUN_NAMES:
+        return
+    rows = frame[frame["loss"].notna()]
+    names = labels[rows.index]
+    places = rows.groupby([names, *(c for c in ("n_params", "seed") if c in frame), step], sort=False)
+    several = rows[places["loss"].transform("nunique") > 1]
+    if 2 * len(several) <= len(rows) or several[step].groupby(names).nunique().max() < 2:
+        return
+    place = places.ngroup()[several.index]
+    pair = several[place == place.iloc[0]].iloc[:2]
+    raise _no_restart(pair, pair[step].iloc[0], pair["loss"].to_numpy(), place.nunique(), source)
+
+
+def _no_restart(pair: pd.DataFrame, step: float, losses: np.ndarray, count: int, source: str) -> SourceError:
+    """The error for two rows of a run that have one step and two losses, as `count` steps have."""
+    texts = [c for c in pair if not pd.api.types.is_numeric_dtype(pair[c])]
+    differ = [str(c) for c in texts if pair[c].nunique(dropna=False) > 1][:4]
+    by = f" (by column {' or '.join(differ)}?)" if differ else ""
+    return SourceError(
+        f"{source}: step {step:g} has the losses {losses[0]:g} and {losses[1]:g}, one of {count} such steps: "
+        f"several runs or metrics{by}, no restart; keep one, or name the runs with --map run_id=COLUMN"
+    )

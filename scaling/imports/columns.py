@@ -12,26 +12,26 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from isoflop.scaling.imports.clean import check_places, refuse_texts
 from isoflop.scaling.imports.kept import kept_columns, setting_columns
-from isoflop.scaling.imports.lookup import NAMES, Columns
+from isoflop.scaling.imports.lookup import COUNTS_CALLS, NAMES, Columns
 from isoflop.scaling.imports.panels import laid_out, panel
 from isoflop.scaling.imports.records.settings_file import settings_of, with_settings
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError
 from isoflop.scaling.table.columns import Resolved, TableError, floats, is_numbers, row_names
 from isoflop.scaling.table.curves import OTHER_NAMES, blocks, evenly, run_column
+from isoflop.scaling.table.ended.unfinished import reasons
 from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import OTHER_SHEETS, SUFFIXES, is_table_file, read_file
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.meaning import meaning, words
 from isoflop.scaling.table.read import without_embeddings
-from isoflop.scaling.table.unfinished import SHORT, short_of_plan, unfinished
 
 _SCORE = re.compile(r"(^|_)(acc|accuracy|acc_norm|exact_match|f1|mc1|mc2)(_|$)")
 _TRAINED = re.compile(r"train(ing)?_")
 _BY_CONVENTION = {"n_params_matrices": "matrices", "n_params_total": "total"}
 _ALIASES = frozenset(alias for aliases in NAMES.values() for alias in aliases)
 _IDS = ("id", "run_id", "run id", "run")  # of run lists whose names repeat
-SAME_LOSS = 1e-6  # relative: losses of rows written twice
 EVENLY = 1e-6  # relative: slopes of what rises evenly with the steps
 _LENGTHS = {"samples": "context_length", "epoch": "epoch_tokens"}  # the tokens of one of each
 SAME_SIZE = 0.02  # relative: FLOPs per token along a run
@@ -47,28 +47,38 @@ def read_frame(path: Path, notes: list[str], mapping: Mapping[str, str], sheet: 
 
 
 def runs_of_table(
-    name: str, source: str, frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]
+    name: str,
+    source: str,
+    frame: pd.DataFrame,
+    mapping: Mapping[str, str],
+    notes: list[str],
+    *,
+    keep_unfinished: bool = False,
 ) -> tuple[list[ForeignRun], list[LeftOut]]:
     """The runs of one table of metrics: a history (of one or many runs), a panel exported by W&B, or a row per run.
 
-    `name` is the run's where the table names none. Raises SourceError for an empty table or ambiguous columns.
+    `name` is the run's where the table names none. Runs that by a state or a plan did not finish are left out, unless
+    `keep_unfinished`. Raises SourceError for an empty table or ambiguous columns.
     """
     columns = Columns(mapping, notes, source)
     if frame.empty:
         raise SourceError(f"{source}: the table has no rows")
     frame = laid_out(frame, mapping, notes, source)
     if wide := panel(frame):
+        if "Step" in frame:
+            columns.note(f"steps: column Step, {COUNTS_CALLS}")
         held = {run: columns.resolve(history) for run, history in wide.items()}
         return [_runs(source, found, {run: np.arange(len(found.frame))}, columns)[0] for run, found in held.items()], []
     run = columns.find(frame, "run_id") or run_column(frame, columns.find(frame, "step"))
     if run is not None and (empty := frame[run].isna().to_numpy()).any():
         rows = row_names(frame.drop(columns="run_id", errors="ignore"), empty)
         raise SourceError(f"{source}: the column of runs {run!r} is empty in {empty.sum()} rows ({rows}); fill it")
-    frame, left_out = _finished(name, frame, run)
-    frame, left_out = _planned(name, frame, run, left_out)
+    left_out: list[LeftOut] = []
+    if not keep_unfinished:
+        frame, left_out = _finished(name, frame, run, columns.find(frame, "step") if "step" in mapping else None)
     if frame.empty:
         return [], left_out
-    found = columns.resolve(frame)
+    found = columns.counted_on(columns.resolve(frame), run)
     return _runs(source, found, _groups(name, found, run, columns), columns, run), left_out
 
 
@@ -79,12 +89,15 @@ def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> di
     axis = columns.axis(found)
     listed = {"Name", "State"} <= set(frame)  # the list of runs that W&B exports
     if run is None:
-        if axis and not listed and _of_one_size(frame) and (axis == columns.find(frame, "step") or _rises(frame, axis)):
-            if axis != columns.find(frame, "step"):
+        by_step = axis is not None and axis == columns.find(frame, "step")
+        if by_step and not listed and (parted := blocks(frame, str(axis))) and parted[1].nunique() > 1:
+            by, labels = parted
+            keyed = "" if by == axis else f"by column {by}, and "
+            columns.note(f"runs are distinguished {keyed}where {axis} begins again")
+            return _rows_by(f"{name} " + labels if keyed else name + labels.str.removeprefix("run"))
+        if axis and not listed and _of_one_size(frame) and (by_step or _rises(frame, axis)):
+            if not by_step:
                 columns.note(f"{len(frame)} rows along {axis} are one run, the last its end")
-            if axis == columns.find(frame, "step") and (parted := blocks(frame, str(axis))) and parted[1].nunique() > 1:
-                columns.note(f"runs are distinguished by column {parted[0]}, and where {axis} begins again")
-                return _rows_by(parted[1])
             return {name: np.arange(len(frame))}
         return {f"{name}#{k}" if len(frame) > 1 else name: row for k, row in enumerate(alone, 1)}
     labels = frame[run].astype(str)
@@ -96,6 +109,7 @@ def _groups(name: str, found: Resolved, run: str | None, columns: Columns) -> di
     if ids is not None:
         columns.note(f"names in column {run} repeat: runs are named by column {ids}")
         return dict(zip(frame[ids].astype(str), alone, strict=True))
+    refuse_texts(frame, labels, columns.find(frame, "step"), columns.source)
     count = labels.groupby(labels).cumcount() + 1
     numbered = labels.where(~labels.duplicated(keep=False), labels + "#" + count.astype(str))
     if not numbered.is_unique:
@@ -145,38 +159,12 @@ def _are_histories(frame: pd.DataFrame, labels: pd.Series, axis: str, step: str 
     )
 
 
-def _finished(name: str, frame: pd.DataFrame, run: str | None) -> tuple[pd.DataFrame, list[LeftOut]]:
-    """The rows of runs that finished, and what is left out by run and state."""
-    found = unfinished(frame)
-    if found is None:
-        return frame, []
-    column, over = found
-    if {"Name", "State"} <= set(frame):  # the list of runs that W&B exports, which writes this word alone
-        over = ~frame["State"].eq("finished")
+def _finished(name: str, frame: pd.DataFrame, run: str | None, step: str | None) -> tuple[pd.DataFrame, list[LeftOut]]:
+    """The rows of runs that finished near their plan, and what is left out by run and reason."""
+    why = reasons(frame, run, step)
     names = frame[run].astype(str) if run is not None else pd.Series(name, index=frame.index)
-    states = frame.loc[over, column].astype(str)
-    what = column if is_numbers(frame[column]) or set(states.str.lower()) <= {"true", "false"} else "state"
-    counts = pd.DataFrame({"run": names[over], "state": states}).value_counts(sort=False)
-    left_out = [LeftOut(str(key), int(n), f"its {what} is {state}", whole=True) for (key, state), n in counts.items()]
-    return frame[~over], left_out
-
-
-def _planned(
-    name: str, frame: pd.DataFrame, run: str | None, left_out: list[LeftOut]
-) -> tuple[pd.DataFrame, list[LeftOut]]:
-    """The rows of runs that ended near their plan, and what is left out: more of `left_out`."""
-    if run is None and any(words(str(column)) in NAMES["step"] for column in frame):
-        return frame, left_out  # the history of one run
-    found = short_of_plan(frame, run)
-    if found is None or not found[1].any():
-        return frame, left_out
-    plan, out = found
-    names = frame[run].astype(str) if run is not None else pd.Series(name, index=frame.index)
-    short = [
-        LeftOut(str(key), int(n), f"it ended below {SHORT:.0%} of its plan (column {plan})", whole=True)
-        for key, n in names[out].value_counts(sort=False).items()
-    ]
-    return frame[~out], [*left_out, *short]
+    counts = names[why != ""].groupby([names, why], sort=False).size()
+    return frame[why == ""], [LeftOut(key, int(n), reason, whole=True) for (key, reason), n in counts.items()]
 
 
 def _rows_by(labels: pd.Series) -> dict[str, np.ndarray]:
@@ -196,6 +184,8 @@ def _runs(
     for quantity in ("step", "train_loss", "learning_rate", "samples", "epoch", "wall_seconds"):
         if (column := columns.find(frame, quantity)) not in (None, "peak_learning_rate"):
             curves[quantity] = floats(frame[column])
+    if step is not None:
+        columns.say_steps(frame, step)
     kept = kept_columns(found.written, columns.mapping)
     curves = curves.assign(**{ours: frame[ours if ours in found.columns else theirs] for ours, theirs in kept.items()})
     curves = curves.reset_index(drop=True)
@@ -211,8 +201,9 @@ def _runs(
     others = {name for name in frame if str(name).lower() in _ALIASES} - ({run} if not are_named else set())
     settled = setting_columns(found.written, groups.values(), {*used, *others, *found.columns.values()})
     stated = [name for name in ("params_convention", "compute_convention", "peak_learning_rate") if name in frame]
-    held = {column: frame[column].to_numpy(object)
-            for column in {*counts.values(), *named.values(), *lengths.values(), *stated, *settled}}  # fmt: skip
+    held = {column: frame[column].to_numpy(object) for column in {*named.values(), *stated, *settled}}
+    counted = {*counts.values(), *lengths.values(), *(column for key, column in named.items() if key == "batch_tokens")}
+    held |= {column: columns.numbers(frame, column) for column in counted}
     columns.say_unused(found, {*used, *settled})
     lacking = columns.lacking(found)
     flops = found.columns.get("flops")
@@ -227,7 +218,7 @@ def _runs(
         if step is None:
             curve = curve.assign(step=_places(along[rows]))
         elif len(rows) > 1:
-            _check_places(frame.iloc[rows], curve, columns)
+            check_places(frame.iloc[rows], curve, columns.source)
         curve = _with_tokens(_filled(curve), lengths, constants, columns)
         settings: dict[str, object] = {key: constants[named[key]] for key in ("seed", "arm") if key in named}
         if isinstance(peak := constants.get("peak_learning_rate"), float | int):
@@ -328,24 +319,6 @@ def _passed(curve: pd.DataFrame, quantity: str) -> pd.Series:
     return values + 1 if from_zero else values
 
 
-def _check_places(frame: pd.DataFrame, curve: pd.DataFrame, columns: Columns) -> None:
-    """Raise SourceError where neighbouring rows have one step and different losses, as no restart writes them."""
-    rows = curve[curve["loss"].notna()]
-    steps, losses = rows["step"].to_numpy(), rows["loss"].to_numpy()
-    clash = (np.diff(steps) == 0) & (np.abs(np.diff(losses)) > SAME_LOSS * np.abs(losses[:-1]))
-    if clash.sum() <= len(rows) / 10:
-        return
-    k = int(np.argmax(clash))
-    pair = frame.iloc[rows.index[k : k + 2]]
-    texts = [c for c in pair if not pd.api.types.is_numeric_dtype(pair[c])]
-    differ = [str(c) for c in texts if pair[c].nunique(dropna=False) > 1][:4]
-    by = f" (by column {' or '.join(differ)}?)" if differ else ""
-    raise SourceError(
-        f"{columns.source}: step {steps[k]:g} has the losses {losses[k]:g} and {losses[k + 1]:g}, one of {clash.sum()} "
-        f"such steps: several runs or metrics{by}, no restart; keep one, or name the runs with --map run_id=COLUMN"
-    )
-
-
 def _constant(values: np.ndarray) -> object:
     """The one value of a column in a run, None if it is empty or varies, or is a whole number that no column holds."""
     first, *rest = values
@@ -362,6 +335,7 @@ class TableReader:
 
     sheet: str | None = None
     settings: Mapping[Path, Path] = field(default_factory=dict)  # of the runs in a folder
+    keep_unfinished: bool = False
     kinds: ClassVar[tuple[str, ...]] = ("wandb", "olmo", "table")
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
@@ -390,7 +364,7 @@ class TableReader:
         if (beside := self.settings.get(path.parent)) is not None:
             frame = with_settings(frame, settings_of(beside))
             notes.append(f"{beside.name} holds settings of the runs in its folder")
-        return runs_of_table(name, str(path), frame, mapping, notes)
+        return runs_of_table(name, str(path), frame, mapping, notes, keep_unfinished=self.keep_unfinished)
 
 
 TABLES = TableReader()

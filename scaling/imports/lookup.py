@@ -5,7 +5,7 @@ With two candidates the error asks for `--map`.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,17 +18,19 @@ from isoflop.scaling.table.columns import (
     Resolved,
     TableError,
     absent,
+    floats,
     hint,
     refuse_words,
     resolve,
+    row_names,
 )
-from isoflop.scaling.table.curves import run_column
+from isoflop.scaling.table.curves import CALLS, STEPS, run_column, step_columns
 from isoflop.scaling.table.formats.loss_unit import with_unit
-from isoflop.scaling.table.meaning import QUANTITIES, meaning
+from isoflop.scaling.table.meaning import QUANTITIES, meaning, parse
 
 # Names of what is no quantity of a law, lower case, in the order of preference where several are there.
 NAMES: dict[str, tuple[str, ...]] = {
-    "step": ("step", "_step", "iter", "iteration", "global_step", "train/global_step", "trainer/global_step"),
+    "step": (*STEPS, CALLS),
     "train_loss": ("train_loss", "train/loss", "train/crossentropyloss", "train/ce loss", "loss/train"),
     "learning_rate": ("learning_rate", "lr", "train/learning_rate", "train/lr", "optim/learning_rate_group0",
                       "peak_learning_rate"),
@@ -48,6 +50,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "arm": ("arm",),
 }  # fmt: skip
 MOST_SHOWN = 30  # columns in a message
+COUNTS_CALLS = "which counts calls of wandb.log unless these name a step"
 _TRAINING = re.compile(r"^(train[/_. ])?(loss|crossentropyloss|ce loss)$")
 
 
@@ -67,6 +70,8 @@ class Columns:
                 near = hint(wanted, map(str, frame))
                 raise SourceError(f"{self.source}: --map {quantity}={wanted}: no column {wanted!r}{near}")
             return wanted
+        if quantity == "step":
+            return next(iter(step_columns(frame)), None)
         lowered = {str(name).lower(): name for name in frame}
         return next((lowered[name] for name in NAMES[quantity] if name in lowered), None)
 
@@ -139,6 +144,57 @@ class Columns:
         frame, step = found.written, self.find(found.written, "step")
         return {*found.columns.values(), *(self.find(frame, name) for name in NAMES), run_column(frame, step)}
 
+    def say_steps(self, frame: pd.DataFrame, taken: str) -> None:
+        """Note which column is that of steps, what it counts, and others that hold other steps.
+
+        Raises SourceError where it is empty in all rows with a loss, and another is not.
+        """
+        if "step" in self.mapping:
+            return
+        own = floats(frame[taken])
+        rest = {name: floats(frame[name]) for name in step_columns(frame) if name != taken}
+        measured = frame["loss"].notna()
+        if own[measured].isna().all() and (full := [name for name in rest if rest[name][measured].notna().any()]):
+            raise SourceError(
+                f"{self.source}: the column of steps {taken} is empty in every row with a loss; "
+                f"take another with --map step={full[0]}"
+            )
+        others = [name for name, steps in rest.items() if not _agree(steps, own)]
+        if taken == "step" and not others:
+            return
+        calls = f", {COUNTS_CALLS}" if taken == CALLS else ""
+        also = f"; the table also has {', '.join(others)} (choose with --map step=COLUMN)" if others else ""
+        self.note(f"steps: column {taken}{calls}{also}")
+
+    def numbers(self, frame: pd.DataFrame, column: str) -> np.ndarray:
+        """The values of a column as numbers, also as people write them. Raises SourceError naming one that is none."""
+        found, wrong = parse(frame[column])
+        if wrong.any():
+            value = frame[column][wrong].iloc[0]
+            raise SourceError(
+                f"{self.source}: {column} is no number in {row_names(frame, wrong.to_numpy())}: {value!r}; correct it, "
+                "or leave the column out"
+            )
+        return found.to_numpy(object)
+
+    def counted_on(self, found: Resolved, run: str | None) -> Resolved:
+        """The table with steps that go on where those of a run begin again and its tokens do not."""
+        frame, step = found.frame, self.find(found.frame, "step")
+        if run is None or step is None or "tokens" not in found.columns:
+            return found
+        at = floats(frame[step])
+        runs = at.groupby(frame[run], sort=False)
+        again = (runs.diff() < 0) & (at <= runs.transform("first"))
+        rises = ~(frame["tokens"].groupby(frame[run], sort=False).diff().fillna(np.inf) <= 0)
+        again &= (rises & frame["tokens"].notna()).groupby(frame[run], sort=False).transform("all")
+        if not again.any():
+            return found
+        names = frame.loc[again, run].unique()
+        which = f"run {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        self.note(f"steps begin again in {which}, and its tokens go on: steps are counted on")
+        before = runs.shift().where(again, 0.0).groupby(frame[run], sort=False).cumsum()
+        return replace(found, frame=frame.assign(**{step: at + before}))
+
     def say_unused(self, found: Resolved, used: Iterable[str]) -> None:
         """Note the columns of which nothing is kept: not `used`, and of no quantity, setting or name of a run."""
         if text := left_out_note(found.written, [*used, *self.known(found)]):
@@ -156,3 +212,8 @@ class Columns:
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _agree(one: pd.Series, other: pd.Series) -> bool:
+    """Whether two columns are the same in all rows that both know."""
+    return bool((one == other)[one.notna() & other.notna()].all())

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 from isoflop.scaling.imports.source import SourceError
-from isoflop.scaling.table.columns import VALIDATION, floats
-from isoflop.scaling.table.curves import SPLITS
+from isoflop.scaling.table.columns import floats
+from isoflop.scaling.table.curves import is_split
+from isoflop.scaling.table.ended.diverged import is_measure
 from isoflop.scaling.table.formats.json_rows import NESTED, flat
-from isoflop.scaling.table.meaning import meaning, words
+from isoflop.scaling.table.meaning import words
 
 _WIDE = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")
 _AXES = ("step", "_step", "global_step", "train/global_step", "trainer/global_step", "relative time (process)",
@@ -19,7 +20,6 @@ _AXES = ("step", "_step", "global_step", "train/global_step", "trainer/global_st
 _KEYS = ("metric", "metric_name", "key", "tag", "variable", "name")
 _VALUES = ("value", "metric_value", "val")
 _MLFLOW = re.compile(r"^(metrics|params|tags)\.(.+)$")
-_SPLITS = ("split", "subset", "set", "phase", "mode", "partition")
 _CLOCKS = ("timestamp", "time", "wall_time", "date", "created_at")
 MOST_SHOWN = 6  # columns in a message
 
@@ -29,7 +29,7 @@ def laid_out(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str], 
     frame = _hashable(_expanded(frame, notes))
     frame = _mlflow(frame)
     frame = _litgpt(frame, mapping, notes)
-    return _from_long(frame, mapping, notes, source)
+    return _by_split(_from_long(frame, mapping, notes, source), mapping, notes)
 
 
 def panel(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -131,8 +131,7 @@ def _from_long(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]
         )
     held = held.drop_duplicates(["place", "key"], keep="last")
     wide = held.pivot(index="place", columns="key", values="value")
-    wide.columns = [f"{name}_loss" if words(str(key)) in _SPLITS else str(name) for name in wide.columns]
-    columns = [*map(str, rest), *wide.columns]
+    columns = [*map(str, rest), *map(str, wide.columns)]
     if twice := next((name for name in columns if columns.count(name) > 1), None):
         raise SourceError(f"{source}: a long table (columns {key}, {value}) that has {twice!r} twice; rename one")
     notes.append(f"a long table, a column for each {key}: {', '.join(list(wide)[:MOST_SHOWN])}")
@@ -151,14 +150,28 @@ def _key_and_value(frame: pd.DataFrame) -> tuple[str, str] | None:
     for name in _KEYS:
         if value is not None and columns.get(name) in texts and any(map(is_measure, texts[columns[name]])):
             return columns[name], value
-    for name in _SPLITS:
-        held = {text.lower() for text in texts.get(columns.get(name, ""), ())}
-        if "loss" in columns and len(held) > 1 and held <= SPLITS:
-            return columns[name], columns["loss"]
     return None
 
 
-def is_measure(name: str) -> bool:
-    """Whether a metric is a loss that a law may be of, by its name."""
-    meant = meaning(name)
-    return bool(VALIDATION.match(name.lower())) or (meant is not None and meant.quantity == "loss")
+def _by_split(frame: pd.DataFrame, mapping: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
+    """A table whose rows are losses of several splits, named in a column, with a column for the loss of each.
+
+    Rows that differ by their split alone become one, those of a step that was logged again stay.
+    """
+    measures = sorted((name for name in frame if is_measure(str(name))), key=lambda name: words(str(name)) != "loss")
+    if not measures:
+        return frame
+    loss = measures[0]
+    measured = frame[frame[loss].notna()]
+    split = next((name for name in measured if is_split(measured[name]) and name not in mapping.values()), None)
+    if split is None:
+        return frame
+    names = measured[split].dropna().astype(str).str.lower().reindex(frame.index)
+    made = {f"{name}_loss": frame[loss].where(names == name) for name in names.dropna().unique()}
+    notes.append(f"a long table, a column for each {split}: {', '.join(made)}")
+    wide = frame.drop(columns=[loss, split]).assign(**made)
+    rest = [name for name in wide if name not in made and words(str(name)) not in _CLOCKS]
+    rows = wide.groupby(rest, dropna=False, sort=False)
+    if not rest or (rows[list(made)].count() > 1).any(axis=None):
+        return wide
+    return rows.first().reset_index()[list(wide)]

@@ -15,7 +15,7 @@ from isoflop.scaling.imports.names import run_names
 from isoflop.scaling.imports.records.huggingface import TRAINER_STATE, newest
 from isoflop.scaling.imports.records.levanter import TRACKER
 from isoflop.scaling.imports.records.lm_eval import RESULTS, measures_a_loss, named_scores
-from isoflop.scaling.imports.records.mlflow import STORE
+from isoflop.scaling.imports.records.mlflow import STORE, StoreReader
 from isoflop.scaling.imports.records.settings_file import folders_with_settings
 from isoflop.scaling.imports.records.tensorboard import EVENTS
 from isoflop.scaling.imports.source import WANDB, ForeignRun, LeftOut, Reader, SourceError
@@ -58,7 +58,14 @@ def import_source(
                 f"{source}: --map {ours}={theirs}: {ours!r} is none of {', '.join(known)}{hint(ours, known)}"
             )
     readers = [reader for reader in READERS if kind in ("auto", *reader.kinds)]
-    readers = [TableReader(sheet) if reader is TABLES else reader for reader in readers]
+    unfinished = options.keep_unfinished
+    chosen_by: dict[Reader, Reader] = {
+        TABLES: TableReader(sheet, keep_unfinished=unfinished), STORE: StoreReader(unfinished),
+    }  # fmt: skip
+        TABLES: TableReader(sheet, keep_unfinished=options.keep_unfinished),
+        STORE: StoreReader(options.keep_unfinished),
+    }
+    readers = [chosen_by.get(reader, reader) for reader in readers]
     notes: list[str] = []
     runs: list[ForeignRun] = []
     left_out: list[LeftOut] = []
@@ -69,7 +76,7 @@ def import_source(
     tables = {path for path in paths if isinstance(chosen[path], TableReader)}
     beside = {folder: file for folder, file in folders_with_settings(paths).items() if file in tables}
     paths = [path for path in paths if path not in beside.values()]
-    chosen |= {path: TableReader(sheet, beside) for path in tables}
+    chosen |= {path: TableReader(sheet, beside, unfinished) for path in tables}
     scored = [path for path in paths if chosen[path] is RESULTS]
     scored = scored if len(scored) < len(paths) else []
     names = run_names([path for path in paths if path not in scored], source) | run_names(scored, source)

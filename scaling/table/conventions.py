@@ -28,6 +28,7 @@ from isoflop.scaling.table.columns import (
     texts,
 )
 from isoflop.scaling.table.curves import curves, not_positive
+from isoflop.scaling.table.ended.unfinished import leave_out_unfinished
 from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.formats.run_columns import PARAM_GROUPS
@@ -35,7 +36,6 @@ from isoflop.scaling.table.law_inputs import add_inputs, components, sizeless, u
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, VAGUE
 from isoflop.scaling.table.read import THIRD, check_values, require
 from isoflop.scaling.table.runs import final_rows, forecast_rows, is_forecast, is_runs
-from isoflop.scaling.table.unfinished import leave_out_unfinished
 
 PARAMS = {
     "matrices": "weights of matrix products: attention, recurrent, MLP and unembedding, without the input embedding",

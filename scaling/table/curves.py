@@ -11,15 +11,23 @@ from isoflop.scaling.table.where import keeping
 
 RUN_NAMES = ("run_id", "run", "run_name", "runid")  # as `words` writes them: columns whose values are runs
 OTHER_NAMES = ("name", "model", "model_name", "experiment", "experiment_name", "exp", "trial", "config")  # or of sizes
-STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
+# Columns of training steps, the first that is there counts; of W&B's own see `step_columns`.
+STEPS = (
+    "step", "global_step", "train_global_step", "trainer_global_step", "trainer_step", "iter", "iteration",
+)  # fmt: skip
+CALLS = "_step"  # of W&B: how often the program logged, unless it names a step itself
 EVEN, MOST = 0.01, 0.7  # relative difference of even gaps, and the share of gaps that are even
 MANY = 10  # rows of one name without steps, from which they are a curve and not runs of one size
 KEYS = ("split", "subset", "set", "metric", "metric_name", "key", "variable", "tag", "partition", "mode", "phase")
-SPLITS = frozenset(("train", "training", "val", "valid", "validation", "eval", "test"))
+SPLITS = frozenset((
+    "train", "training", "val", "valid", "validation", "eval", "test", "heldout", "held_out",
+))  # fmt: skip
 CURVES = "rows are training curves of"  # in the note of a table that is reduced to the ends of its runs
 AXES = ("tokens", "flops", "step")
 _CONSTANT = ("n_params", "arm", "seed", "trunk_id")
 MOST_NAMED = 4  # runs in a message
+ROUNDED = 1e-6  # relative: tokens that are written with few digits may fall by so much
+MOST_RESTARTED = 0.1  # of the rows of runs: so many lie at a step that a restart logged again
 MOST_REPEATED = 0.01  # of the rows: more rows of a run at one place are not written twice, they are other runs
 
 
@@ -98,7 +106,7 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
     k = int(np.argmax(twice))
     pair = frame.iloc[k : k + 2]
     for name in frame:
-        if words(str(name)) in KEYS and pair[name].nunique() > 1:
+        if (words(str(name)) in KEYS or is_split(pair[name])) and pair[name].nunique() > 1:
             one, other = pair[name].tolist()
             raise TableError(
                 f"{source}: rows of one run at one place differ by column {name} ({one}, {other}): "
@@ -106,18 +114,32 @@ def _refuse_keyed(frame: pd.DataFrame, twice: np.ndarray, source: str) -> None:
             )
 
 
+def is_split(column: pd.Series) -> bool:
+    """Whether a column, of any name, says of which split a row is: several words that are all names of splits."""
+    held: set[str] = set()
+    for value in column.dropna() if not is_numbers(column) else ():
+        if str(value).lower() not in SPLITS:
+            return False
+        held.add(str(value).lower())
+    return len(held) > 1
+
+
 def refuse_splits(table: pd.DataFrame, *, source: str) -> None:
     """Raise TableError where rows are losses of several splits, named in a column: train, val."""
     for name in table:
-        if words(str(name)) not in KEYS or is_numbers(table[name]):
-            continue
-        splits = {str(value).lower() for value in table[name].dropna().unique()}
-        if len(splits) > 1 and splits <= SPLITS:
-            one = next(value for value in table[name].unique() if not str(value).lower().startswith("train"))
+        if is_split(table[name]):
+            values = sorted(map(str, table[name].dropna().unique()), key=str.lower)
+            one = next((value for value in values if not value.lower().startswith("train")), values[0])
             raise TableError(
-                f"{source}: the rows are losses of several splits (column {name}: {', '.join(sorted(splits))}): "
+                f"{source}: the rows are losses of several splits (column {name}: {', '.join(values)}): "
                 f"keep one with {keeping({str(name): one})}"
             )
+
+
+def step_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of training steps, the one to take first: W&B's `_step`, which counts calls of wandb.log, is last."""
+    by_words = {words(c): c for c in reversed(table.columns) if isinstance(c, str) and c != CALLS}
+    return [by_words[name] for name in STEPS if name in by_words] + [CALLS] * (CALLS in table)
 
 
 def run_column(table: pd.DataFrame, step: str | None) -> str | None:
@@ -147,18 +169,18 @@ def evenly(labels: pd.Series, along: pd.Series) -> bool:
 def blocks(table: pd.DataFrame, step: str) -> tuple[str, pd.Series] | None:
     """The columns that tell runs apart, and a name for the run of each row, where rows lie in blocks of rising steps.
 
-    A block ends where its step does not rise, or its size or a text changes. None where most blocks have few rows.
+    A block ends where of its rows with a loss the step does not rise, or its size or a text changes. Rows without a
+    loss, such as those of training between evaluations, are of the block around them. None where most blocks have few
+    rows.
     """
-    if not is_numbers(table[step]) or table[step].isna().any():
+    measured = np.flatnonzero(pd.to_numeric(table["loss"], errors="coerce").notna())
+    if not len(measured) or not is_numbers(table[step]) or table[step].iloc[measured].isna().any():
         return None
     texts = [
         c for c in table if not is_numbers(table[c]) and table[c].notna().all() and table[c].nunique() < len(table)
     ]
     keys = [c for c in ("n_params", "seed") if c in table] + texts
-    begins = np.append(True, np.diff(table[step].to_numpy(float)) <= 0)
-    for name in keys:
-        codes = pd.factorize(table[name])[0]
-        begins[1:] |= codes[1:] != codes[:-1]
+    begins = _begins(table[step].to_numpy(float), [pd.factorize(table[name])[0] for name in keys], measured)
     number = begins.cumsum()
     if np.median(np.bincount(number)[1:]) < MANY:
         return None
@@ -171,6 +193,23 @@ def blocks(table: pd.DataFrame, step: str) -> tuple[str, pd.Series] | None:
     return ", ".join(map(str, keys)) or step, names
 
 
+def _begins(step: np.ndarray, keys: list[np.ndarray], measured: np.ndarray) -> np.ndarray:
+    """The first rows (bool, n) of blocks whose `measured` rows (positions) have rising steps and equal keys.
+
+    Of rows between two blocks the next begins where a key changes, else where the step falls most.
+    """
+    rise = np.diff(step, prepend=-np.inf)
+    for codes in keys:
+        rise[1:][codes[1:] != codes[:-1]] = -np.inf
+    ends = np.diff(step[measured]) <= 0
+    for codes in keys:
+        ends |= np.diff(codes[measured]) != 0
+    begins = np.arange(len(step)) == 0
+    for last, first in zip(measured[:-1][ends], measured[1:][ends], strict=True):
+        begins[last + 1 + np.argmin(np.nan_to_num(rise[last + 1 : first + 1], nan=0.0))] = True
+    return begins
+
+
 def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
     """The training curves of a plain table; None where a row is a run.
 
@@ -179,7 +218,7 @@ def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
     """
     if "loss" not in table:
         return None
-    step = next((c for c in table if isinstance(c, str) and words(c) in STEPS and is_numbers(table[c])), None)
+    step = next((name for name in step_columns(table) if is_numbers(table[name])), None)
     axis = next((name for name in AXES if name in table and is_numbers(table[name])), step)
     column = run_column(table, step)
     if axis is None or (column is None and step is None):
@@ -196,6 +235,8 @@ def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
     full = frame[pd.to_numeric(frame["loss"], errors="coerce").notna()]
     if full.empty or full[[axis, "run_id"]].isna().any(axis=None):
         return None
+    if step is not None and axis != step and words(column) in RUN_NAMES:
+        _refuse_unlike_steps(full, axis, step, source)
     codes = pd.factorize(full["run_id"])[0]
     order = np.lexsort((np.arange(len(full)), full[axis].to_numpy(), codes))
     same_run = codes[order][1:] == codes[order][:-1]
@@ -219,6 +260,36 @@ def curves(table: pd.DataFrame, *, source: str = "table") -> Curves | None:
         raise TableError(f"{source}: the last loss of every run is not a positive number ({', '.join(diverged[:4])})")
     counted = int((wrong & ~out).sum())
     return Curves(kept[~(wrong | out)], column, axis, int(twice.sum()), len(frame) - len(full), diverged, counted)
+
+
+def _refuse_unlike_steps(frame: pd.DataFrame, axis: str, step: str, source: str) -> None:
+    """Raise TableError where runs, most of whose rows have steps of their own, fall or stand still along the axis."""
+    if frame.duplicated(["run_id", step]).mean() > MOST_RESTARTED:
+        return
+    for run, rows in frame.groupby("run_id", sort=False):
+        if found := unlike_steps(rows[axis], rows[step]):
+            raise TableError(
+                f"{source}: run {run}: {found}; correct the column, or count by steps with "
+                "`isoflop import --batch-tokens VALUE`"
+            )
+
+
+def unlike_steps(along: pd.Series, step: pd.Series) -> str:
+    """Between which steps what a run has seen (`along`) falls, or that it is the same at all; empty where it rises.
+
+    Of rows of one step the last counts.
+    """
+    rows = pd.DataFrame({"step": step.astype(float), "seen": along.astype(float)}).dropna()
+    rows = rows.drop_duplicates("step", keep="last").sort_values("step")
+    at, seen = rows.to_numpy().T
+    falls = np.diff(seen) < -ROUNDED * seen[:-1]
+    if falls.any():
+        k = int(np.argmax(falls))
+        fall = f"from {seen[k]:g} at step {at[k]:g} to {seen[k + 1]:g} at step {at[k + 1]:g}"
+        return f"{along.name} fall {fall} (did a counter begin again?)"
+    if len(seen) > 1 and seen[0] == seen[-1]:
+        return f"{along.name} are {seen[0]:g} at step {at[0]:g} and at step {at[-1]:g} (are they those of one step?)"
+    return ""
 
 
 def not_positive(losses: pd.Series) -> np.ndarray:

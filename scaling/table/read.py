@@ -26,6 +26,7 @@ from isoflop.scaling.table.columns import (
     row_names,
 )
 from isoflop.scaling.table.curves import refuse_splits
+from isoflop.scaling.table.ended.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.formats.loss_unit import with_unit
 from isoflop.scaling.table.formats.names import LABELS
 from isoflop.scaling.table.formats.read_file import read_file
@@ -34,7 +35,6 @@ from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, words
 from isoflop.scaling.table.runs import DamagedRunsError, RunTableError, is_run_table, is_runs, read_runs
 from isoflop.scaling.table.studies.listing import BUDGET, all_runs, chosen_runs, without_held_out
-from isoflop.scaling.table.unfinished import leave_out_unfinished, short_of_plan, unfinished
 from isoflop.scaling.table.where import ConditionError, matching_rows
 
 # The compute of a dense Transformer without attention and head, C = 6 N D, solved for each (Kaplan et al. 2020).

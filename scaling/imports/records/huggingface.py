@@ -9,8 +9,8 @@ import pandas as pd
 
 from isoflop.read_json import read_json
 from isoflop.scaling.imports.columns import runs_of_table
-from isoflop.scaling.imports.panels import is_measure
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, reported_loss
+from isoflop.scaling.table.ended.diverged import is_measure
 
 FILE = "trainer_state.json"
 _SUMMARY = ("train_runtime", "train_samples_per_second", "total_flos")

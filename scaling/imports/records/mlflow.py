@@ -1,23 +1,27 @@
 """Folders of MLflow's file store (mlruns): a folder a run, a file a metric."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
 from isoflop.scaling.imports.columns import runs_of_table
-from isoflop.scaling.imports.panels import is_measure
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, read_text, reported_loss
+from isoflop.scaling.table.ended.diverged import is_measure
 
 _STATUS = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}
 _NAME = "tags/mlflow.runName"
 
 
+@dataclass(frozen=True)
 class StoreReader:
     """Reads the folders that MLflow writes without a server: each run has meta.yaml, metrics and params."""
 
-    kinds = ("mlflow",)
-    suffixes = ()
+    keep_unfinished: bool = False
+    kinds: ClassVar[tuple[str, ...]] = ("mlflow",)
+    suffixes: ClassVar[tuple[str, ...]] = ()
 
     def recognises(self, path: Path) -> bool:
         """Whether a folder holds a run at any depth."""
@@ -37,14 +41,16 @@ class StoreReader:
             run = label if labels.count(label) == 1 else f"{label}-{folder.name[:8]}"
             meta = _meta(folder)
             status = _STATUS.get(meta.get("status", ""), meta.get("status", ""))
+            over = status in ("", "FINISHED") or self.keep_unfinished
             if meta.get("lifecycle_stage", "active") != "active":
-                status = meta["lifecycle_stage"]  # a run that was deleted stays in the folder
+                status, over = meta["lifecycle_stage"], False  # a run that was deleted stays in the folder
             frame = _history(folder)
-            if status not in ("", "FINISHED") or frame.empty:
-                reason = f"its state is {status}" if status not in ("", "FINISHED") else "it logged no metric"
+            if not over or frame.empty:
+                reason = "it logged no metric" if over else f"its state is {status}"
                 left_out.append(LeftOut(run, len(frame), reason, whole=True))
                 continue
-            found, out = runs_of_table(run, str(folder), frame.assign(run_id=run), mapping, notes)
+            frame = frame.assign(run_id=run)
+            found, out = runs_of_table(run, str(folder), frame, mapping, notes, keep_unfinished=self.keep_unfinished)
             runs += found
             left_out += out
         if len(set(labels)) < len(labels):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from isoflop.scaling.imports.columns import read_frame, runs_of_table
-from isoflop.scaling.imports.panels import is_measure
 from isoflop.scaling.imports.source import ForeignRun, LeftOut, SourceError, reported_loss
 from isoflop.scaling.table.columns import floats
 from isoflop.scaling.table.curves import SPLITS
+from isoflop.scaling.table.ended.diverged import is_measure
 from isoflop.scaling.table.meaning import words
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from isoflop.read_json import JsonError, parse_json
 from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.ended.diverged import of_losses, with_diverged
 from isoflop.scaling.table.formats.text import LONGEST_LINE
 from isoflop.scaling.table.meaning import meaning
 
@@ -31,7 +32,7 @@ def read_json_rows(text: str, kind: str, path: Path) -> pd.DataFrame:
         records = [parse_json(line, Any, source=f"{path}: line {number}", nan=True) for number, line in lines]
         if not _records(records):
             raise TableError(f"{path}: not a record a line; write each line as {{column: value, ...}}")
-        return pd.DataFrame(records)
+        return _of_records(records)
     if len(text) > LARGEST_JSON:
         raise TableError(
             f"{path}: {len(text):,} characters of JSON, and at most {LARGEST_JSON:,} are read; "
@@ -65,7 +66,14 @@ def read_json_rows(text: str, kind: str, path: Path) -> pd.DataFrame:
         raise TableError(f"{path}: not a list of records; write it as [{{column: value, ...}}, ...] or as CSV")
     if isinstance(held, dict):
         _refuse_uneven(held, path)
-    return pd.DataFrame(held).reset_index(drop=True)
+    return (pd.DataFrame(held) if isinstance(held, dict) else _of_records(held)).reset_index(drop=True)
+
+
+def _of_records(records: list[dict]) -> pd.DataFrame:
+    """The rows of records; a loss that is NaN is one, what a record lacks or has as null is none."""
+    frame = pd.DataFrame(records)
+    nan = {name: [record.get(name) != record.get(name) for record in records] for name in of_losses(frame)}
+    return with_diverged(frame, pd.DataFrame(nan, index=frame.index, dtype=bool))
 
 
 def _refuse_uneven(held: Mapping[str, Any], path: Path) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from isoflop.scaling.table.columns import TableError
+from isoflop.scaling.table.ended.diverged import of_losses, with_diverged
 from isoflop.scaling.table.formats.decimals import read_decimals
 from isoflop.scaling.table.formats.names import one_line, refuse_repeated
 from isoflop.scaling.table.meaning import meaning, number
 
+NAN = ("nan", "-nan", "+nan")
 LONGEST_LINE = 2**22  # characters of a row as text
 SUMMARIES = ("mean", "average", "avg", "total", "sum", "median", "std", "sd")  # rows under a table
 _RULE = re.compile(r"^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")  # under the names in markdown
@@ -79,6 +81,8 @@ def read_csv(
     words = [name for name in frame if _is_text(frame[name], written[name], str(name).strip() in labels)]
     frame = frame.assign(**{name: _unpadded(written[name]) for name in words})
     read_decimals(frame, written, words, path, notes, guess=separator == ",", decimals=decimals)
+    nan = {name: written[name].str.strip().str.lower().isin(NAN) for name in of_losses(frame)}
+    frame = with_diverged(frame, pd.DataFrame(nan, index=frame.index))
     frame.columns = [one_line(name) for name in frame]
     return _without_summaries(frame, words, notes)
 

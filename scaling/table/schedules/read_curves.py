@@ -13,14 +13,13 @@ import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, is_numbers
 from isoflop.scaling.table.conventions import count_params
-from isoflop.scaling.table.curves import curves, run_column
+from isoflop.scaling.table.curves import curves, run_column, step_columns
 from isoflop.scaling.table.meaning import words
 from isoflop.scaling.table.runs import is_forecast, is_runs
 from isoflop.scaling.table.schedules.curve_run import CurveRun
 from isoflop.scaling.table.schedules.schedule import COOLDOWNS, SCHEDULES, Schedule, learning_rate
 
 RATES = ("learning_rate", "lr", "train_learning_rate", "train_lr", "eta")  # as `words` writes them
-STEPS = ("step", "global_step", "iter", "iteration", "trainer_step")
 HORIZONS = ("horizon_steps", "total_steps", "max_steps", "num_training_steps")
 READ = (
     "run_id", "trunk_id", "arm", "n_params", "tokens", "loss", "step", "final", "phase", "schedule", "learning_rate",
@@ -59,7 +58,7 @@ def read_curves(table: pd.DataFrame, *, otherwise: Schedule | None = None, param
         table = table[~is_forecast(table)]
     rows = _own(table, params, notes) if is_runs(table) and not table["final"].all() else _foreign(table, notes)
     names = {words(c): c for c in reversed(rows.columns) if isinstance(c, str)}
-    if (at := next((names[n] for n in STEPS if n in names), None)) is None:
+    if (at := next(iter(step_columns(rows)), None)) is None:
         raise TableError("no column of steps: a law of whole curves needs one (--map step=NAME)")
     rate = next((names[n] for n in RATES if n in names and is_numbers(rows[names[n]])), None)
     horizon = next((names[n] for n in HORIZONS if n in names), None)

@@ -10,7 +10,7 @@ from isoflop.scaling.imports.assemble import ImportOptions
 from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import points
-from isoflop.scaling.table.curves import curves
+from isoflop.scaling.table.curves import blocks, curves
 
 
 def table_of(runs: dict[str, list[float]], column: str = "run_id") -> pd.DataFrame:
@@ -128,3 +128,13 @@ def test_few_rows_under_the_name_of_a_model_may_be_runs_and_the_remedy_makes_the
     )
     assert len(points(rows.drop(columns="Step"))) == len(points(rows.assign(run_id=range(16)))) == 16
     assert "run of its own" not in "; ".join(points(rows.rename(columns={"Model": "run_id"})).notes)
+
+
+def test_rows_without_a_loss_are_of_the_block_around_them():
+    """Rows of training after the last evaluation of a run are its own, those before the first of the next its."""
+    steps = [*range(10, 101, 10), 100, *range(110, 151, 10), *range(10, 101, 10), 99, *range(110, 121, 10)]
+    losses = [3.0 if k in (10, 26) else np.nan for k in range(len(steps))]
+    by, names = blocks(pd.DataFrame({"step": steps, "loss": losses}), "step")
+    assert by == "step"
+    assert names.tolist() == ["run#1"] * 16 + ["run#2"] * 13
+    assert blocks(pd.DataFrame({"step": steps, "loss": np.nan}), "step") is None

@@ -85,5 +85,8 @@ def test_a_run_that_stopped_early_is_left_out_unless_it_is_requested(tmp_path):
     found = imported(tmp_path)
     assert found.table["run_id"].unique().tolist() == ["whole"]
     (reason,) = [str(one) for one in found.left_out if one.whole]
-    assert reason == "short: the run: its last evaluation is at step 500 of 1000: the schedule had not ended"
+    assert reason == (
+        "short: the run: its last evaluation is at step 500 of 1000, below 90% of its schedule; "
+        "`isoflop import --keep-unfinished` keeps it"
+    )
     assert set(imported(tmp_path, keep_unfinished=True).table["run_id"]) == {"whole", "short"}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from isoflop.scaling.table.columns import TableError, columns_for, is_numbers, parse, values
-from isoflop.scaling.table.curves import RUN_NAMES
+from isoflop.scaling.table.curves import CALLS, RUN_NAMES, step_columns
 from isoflop.scaling.table.meaning import words
 
 _STATE = ("state", "run_state", "status", "run_status", "job_state", "job_status", "final_state")
@@ -31,8 +31,7 @@ _PLANS = {
     "tokens": ("horizon_tokens", "planned_tokens", "target_tokens", "max_tokens", "tokens_planned", "tokens_target"),
     "step": ("max_steps", "max_iters", "planned_steps", "total_steps", "steps_total", "steps_planned", "target_steps"),
 }  # fmt: skip
-_STEPS = ("step", "global_step", "iter", "iteration", "steps", "steps_done", "steps_completed", "completed_steps",
-          "current_step", "last_step")  # fmt: skip
+_STEPS = ("steps", "steps_done", "steps_completed", "completed_steps", "current_step", "last_step")
 FEWEST_LETTERS = 4  # of a word that is cut short
 SHORT = 0.9  # of its plan: a run that ended before is not at the end of its schedule
 
@@ -90,23 +89,27 @@ def _yes_and_no(column: pd.Series) -> tuple[pd.Series, pd.Series, pd.Series]:
     return yes, no | left, empty & ~left
 
 
-def short_of_plan(frame: pd.DataFrame, run: str | None = None) -> tuple[str, pd.Series] | None:
+def short_of_plan(frame: pd.DataFrame, run: str | None = None, step: str | None = None) -> tuple[str, pd.Series] | None:
     """The column of the tokens or steps planned, and the rows (bool) whose run ended far below it; None without one.
 
-    `run` is the column of runs: with several rows of one, its last counts.
+    `run` is the column of runs: with several rows of one, its last counts. `step` is that of steps, where it is named.
+    W&B's `_step` is one only where some run reaches its plan by it, else it counts calls of wandb.log.
     """
     for quantity, plans in _PLANS.items():
         plan = next((name for name in frame if isinstance(name, str) and words(name) in plans), None)
         if quantity == "tokens":
             reached = next(iter(columns_for(frame, "tokens")), None)
         else:
-            reached = next((name for name in frame if isinstance(name, str) and words(name) in _STEPS), None)
+            named = [*step_columns(frame), *(c for c in frame if isinstance(c, str) and words(c) in _STEPS)]
+            reached = step or next(iter(sorted(named, key=lambda name: name == CALLS)), None)
         if plan is None or reached is None or isinstance(frame[plan], pd.DataFrame):
             continue
         seen = values(frame, reached, "tokens") if quantity == "tokens" else parse(frame[reached])[0]
         if run is not None:
             seen = seen.groupby(frame[run]).transform("max")
-        return plan, (seen < SHORT * parse(frame[plan])[0]).fillna(False)
+        short = (seen < SHORT * parse(frame[plan])[0]).fillna(False)
+        if reached != CALLS or step is not None or not short.all():
+            return plan, short
     name = next((c for c in frame if isinstance(c, str) and words(c) in _PROGRESS and is_numbers(frame[c])), None)
     if name is None or frame[name].isna().all() or frame[name].min() < 0:
         return None
@@ -115,6 +118,28 @@ def short_of_plan(frame: pd.DataFrame, run: str | None = None) -> tuple[str, pd.
         return None
     seen = frame[name] if run is None else frame[name].groupby(frame[run]).transform("max")
     return name, seen < SHORT * whole
+
+
+def reasons(frame: pd.DataFrame, run: str | None, step: str | None) -> pd.Series:
+    """Why the run of each row did not finish (text), by its state or its plan; empty where it did.
+
+    Without a column of runs rows along steps are the history of one, which tells its end itself.
+    """
+    why = pd.Series("", index=frame.index, dtype=object)
+    if (found := unfinished(frame)) is not None:
+        column, over = found
+        if {"Name", "State"} <= set(frame):  # the list of runs that W&B exports, which writes this word alone
+            over = ~frame["State"].eq("finished")
+        states = frame.loc[over, column].astype(str)
+        what = column if is_numbers(frame[column]) or set(states.str.lower()) <= {"true", "false"} else "state"
+        why[over] = f"its {what} is " + states
+    rest = frame[why == ""]
+    if (run is None and step_columns(frame)) or (short := short_of_plan(rest, run, step)) is None:
+        return why
+    why[rest.index[short[1]]] = (
+        f"it ended below {SHORT:.0%} of its plan (column {short[0]}); `isoflop import --keep-unfinished` keeps it"
+    )
+    return why
 
 
 def leave_out_unfinished(frame: pd.DataFrame, notes: list[str], *, source: str) -> pd.DataFrame:
