@@ -62,9 +62,6 @@ def import_source(
     chosen_by: dict[Reader, Reader] = {
         TABLES: TableReader(sheet, keep_unfinished=unfinished), STORE: StoreReader(unfinished),
     }  # fmt: skip
-        TABLES: TableReader(sheet, keep_unfinished=options.keep_unfinished),
-        STORE: StoreReader(options.keep_unfinished),
-    }
     readers = [chosen_by.get(reader, reader) for reader in readers]
     notes: list[str] = []
     runs: list[ForeignRun] = []
