@@ -9,6 +9,7 @@ from isoflop.printable import counted
 from isoflop.scaling.findings.finding import Case, Check, Finding, Severity, likelihood_ratio, variant
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.profile_likelihood import profile
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.special_functions import stdtrit
 
 VOCABULARY = "n_params_embedding"
@@ -218,9 +219,13 @@ def sensitive(case: Case) -> Iterator[Finding]:
 
 
 def plausible(case: Case) -> Iterator[Finding]:
-    """Exponents outside the range of published ones, and amplitudes fixed at rounded values."""
-    known = {**{p: getattr(case.fit.law, p) for p in case.fit.free}, **case.fit.exponents()}
-    for name, (lo, hi) in case.fit.law.usual.items():
+    """Exponents outside the range of published ones, and amplitudes fixed at rounded values.
+
+    The ranges that every law has are of derived exponents: a parameter has one where its form gives it.
+    """
+    law = case.fit.law
+    known = {p: getattr(law, p) for p in case.fit.free if law.usual.get(p) != Law.usual.get(p)} | case.fit.exponents()
+    for name, (lo, hi) in law.usual.items():
         if case.joint and name in known and not lo <= known[name] <= hi:
             yield Finding(
                 "unusual_exponent", "info", f"{name} = {known[name]:.3f} lies outside the usual {lo} to {hi}",

@@ -52,6 +52,9 @@ _FORMS = sorted(_forms(), key=lambda form: form.rank)
 LAWS: dict[str, type[Law]] = {form.name: form for form in _FORMS}
 _OWN: dict[str, type[Law]] = {}  # classes that a session gave, by module:Class
 PRESETS: dict[str, tuple[type[Law], Preset]] = _presets(_FORMS)  # every name that a law can be fitted under
+_EXPONENTS = ("a", "b", "frontier")  # the names of `Law.exponents`
+# Columns that stand beside the parameters: of starts and refits, and of the laws of a report.
+_COLUMNS = ("value", "converged", "law", "status", "noise", "at_bound", "free")
 
 
 def with_role(role: Role) -> tuple[str, ...]:
@@ -143,7 +146,23 @@ def _checked(form: object, name: str) -> type[Law]:
         raise ValueError(
             f"law {name!r}: its box of {empty[0]} goes from {box.lo:g} to {box.hi:g}: write Box(low, high)"
         )
+    taken = taken_names(form)
+    if taken:
+        raise ValueError(
+            f"law {name!r}: its parameter {taken[0]} has a name that results and laws use for something else: call it "
+            f"another, such as {taken[0]}_0"
+        )
     form.reads()
     if not form.name:
         form.name = name.partition(":")[2].rpartition(".")[2].lower()
     return form
+
+
+def taken_names(form: type[Law]) -> list[str]:
+    """Parameters of a form called as an attribute of every law, an exponent of it, or a column beside its parameters.
+
+    An exponent is one where the form has `exponents` of its own.
+    """
+    own, derived = form.parameters(), _EXPONENTS if form.exponents is not Law.exponents else ()
+    ends = {f"{name}_{end}" for name in (*own, *derived) for end in ("low", "high")}
+    return [name for name in own if name in {*_COLUMNS, *derived, *ends} or hasattr(Law, name)]

@@ -1,9 +1,17 @@
 """What a fit says of itself."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
 import pytest
 
 from isoflop.scaling.findings.diagnose import diagnose
+from isoflop.scaling.findings.finding import Case
+from isoflop.scaling.findings.fit_checks import plausible
 from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.laws.law import Box, Law
 from isoflop.scaling.table.read import read_table
 from tests.support.root import RESULTS
 
@@ -23,3 +31,44 @@ def test_the_parameters_of_a_vocabulary_count_once(law, params, twice):
         assert found.severity == "fail"
         assert f"({params})" in found.message
         assert found.remedy.endswith("--params no-embedding")
+
+
+@dataclass(frozen=True)
+class Amplitudes(Law):
+    """Chinchilla's law with its amplitudes called as the exponents of a best size are."""
+
+    E: float
+    a: float
+    b: float
+    alpha: float
+    beta: float
+
+    box: ClassVar = {
+        "E": Box(0, 10), "a": Box(1e-3, 1e5, log=True), "b": Box(1e-3, 1e5, log=True), "alpha": Box(0.01, 3),
+        "beta": Box(0.01, 3),
+    }  # fmt: skip
+
+    def __call__(self, N, D):
+        return self.E + self.a * N**-self.alpha + self.b * D**-self.beta
+
+
+@pytest.fixture(scope="module")
+def surface():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame([(n, d) for n in (1e6, 1e7, 1e8) for d in (1e8, 1e9, 1e10)], columns=["n_params", "tokens"])
+    loss = Amplitudes(1.8, 400, 900, 0.35, 0.37)(table["n_params"], table["tokens"])
+    return table.assign(loss=loss * np.exp(rng.normal(0, 0.003, len(table))))
+
+
+def unusual(form, table) -> list[str]:
+    found = plausible(Case(fit(form, table, n_starts=4), None, table, None, 0.9))
+    return [finding.message for finding in found]
+
+
+def test_an_amplitude_called_a_is_not_taken_for_the_exponent_of_the_best_size(surface):
+    assert unusual(Amplitudes, surface) == []
+
+    class Ranged(Amplitudes):
+        usual: ClassVar = Law.usual | {"a": (0.1, 0.2)}
+
+    assert len(unusual(Ranged, surface)) == 1

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 
 from isoflop.scaling import laws
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.laws import LAWS, PRESETS, get_law, with_role
+from isoflop.scaling.laws import LAWS, PRESETS, form_of, get_law, taken_names, with_role
 from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.kaplan import Kaplan
-from isoflop.scaling.laws.law import Law, minimise_scalar
+from isoflop.scaling.laws.law import Box, Law, minimise_scalar
 from isoflop.scaling.laws.power import PowerN
 from isoflop.scaling.laws.saturating import Saturating
 
@@ -50,6 +51,37 @@ def test_every_form_carries_the_facts_that_others_ask_of_it(name):
         assert set(preset.fixed) <= set(form.parameters())
         assert form.ties or not preset.tied
     assert instance(name).written().isascii()
+    assert taken_names(form) == []
+
+
+def own_law(*parameters: str, bases=(Law,)) -> type[Law]:
+    """A user's form with these parameters."""
+    form = make_dataclass("Own", [(name, float) for name in parameters], bases=bases, frozen=True)
+    form.box = dict.fromkeys(parameters, Box(0.1, 1.0))
+    return form
+
+
+class WithExponents(Law):
+    def exponents(self, cost=None):
+        return {"a": 0.5}
+
+
+@pytest.mark.parametrize(
+    "taken",
+    ["value", "converged", "law", "status", "noise", "at_bound", "free", "k_low", "k_high", "name", "values", "optimal",
+     "irreducible"],
+)  # fmt: skip
+def test_a_parameter_is_not_called_as_what_stands_beside_it(taken):
+    with pytest.raises(ValueError, match=f"its parameter {taken} has a name that .* such as {taken}_0"):
+        form_of(own_law("k", taken))
+    form_of(own_law("k", f"{taken}_0"))
+
+
+@pytest.mark.parametrize("name", ["a", "b", "frontier", "a_low"])
+def test_a_parameter_is_called_as_an_exponent_only_where_the_law_has_none(name):
+    form_of(own_law("k", name))
+    with pytest.raises(ValueError, match=f"its parameter {name} has a name"):
+        form_of(own_law("k", name, bases=(WithExponents,)))
 
 
 @pytest.mark.parametrize("name", LAWS)
