@@ -55,6 +55,23 @@ def at_bound(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def unnamed_floor(case: Case) -> Iterator[Finding]:
+    """A parameter that is added to every loss, in a law of one's own that names no irreducible loss."""
+    law, problem = case.fit.law, case.fit.problem
+    if law.floor_name is not None:
+        return
+    slopes = problem.residuals(case.fit.theta[None])[1][0] * (case.fit.predicted if problem.log else 1.0)
+    for name, slope in zip(case.fit.free, slopes, strict=True):
+        box = law.box[name]
+        if box.lo >= 0 and np.allclose(slope, getattr(law, name) if box.log else 1.0, rtol=1e-6, atol=0):
+            yield Finding(
+                "unnamed_floor", "warn",
+                f"{name} is added to every loss, and {law.name} names no irreducible loss: the interval of {name} may "
+                "go beyond the lowest loss, and whether the runs identify it is not looked at",
+                f'write floor_name = "{name}" into the class of the law',
+            )  # fmt: skip
+
+
 def counted_twice(case: Case) -> Iterator[Finding]:
     """A law that has the parameters of the vocabulary apart, fitted to a size that counts them too."""
     counted, read = case.points.conventions["params"], case.fit.law.reads().values()
@@ -264,6 +281,6 @@ def _is_rounded(value: float) -> bool:
 
 
 FIT_CHECKS: tuple[Check, ...] = (
-    converged, at_bound, counted_twice, conditioning, enough, second_basin, identified, sensitive, plausible,
-    extrapolates,
+    converged, at_bound, unnamed_floor, counted_twice, conditioning, enough, second_basin, identified, sensitive,
+    plausible, extrapolates,
 )  # fmt: skip
