@@ -4,7 +4,7 @@
 
     table = isoflop.read_table("runs.csv")          # or a runs folder, a parquet
     fitted = isoflop.fit("chinchilla", table)
-    isoflop.jackknife(fitted).interval(lambda law: law.optimal(1e21).N)
+    isoflop.jackknife(fitted).interval(lambda law: law.optimal(1e21, fitted.cost).N)
     isoflop.plot.isoflop(table).figure.savefig("isoflop.png")
     isoflop.run("quick")                            # trains a study; needs torch and hydra-core
 

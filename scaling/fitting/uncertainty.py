@@ -30,11 +30,12 @@ def jackknife(fit: Fit) -> Draws:
     Above MOST_CLUSTERS clusters, GROUPS random groups of them are left out, which estimates the same variance.
 
     >>> import isoflop
-    >>> draws = isoflop.jackknife(isoflop.fit("chinchilla", isoflop.example("quick")))
+    >>> fitted = isoflop.fit("chinchilla", isoflop.example("quick"))
+    >>> draws = isoflop.jackknife(fitted)
     >>> [round(float(end), 2) for end in draws.interval("a")]  # 90%
     [0.5, 0.63]
-    >>> lo, hi = draws.interval(lambda law: law.optimal(1e13).N)  # of any quantity of a law
-    >>> bool(lo < 3e5 < hi)
+    >>> lo, hi = draws.interval(lambda law: law.optimal(1e13, fitted.cost).N)  # of any quantity of a law
+    >>> bool(lo < fitted.optimal(1e13).N < hi)
     True
     """
     jackknife_together([fit])

@@ -323,7 +323,9 @@ class Law:
         return theta
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
-        """The allocation of C FLOPs (scalar or array) that minimises the loss.
+        """The allocation of C FLOPs (scalar or array) that minimises the loss, where training costs what `cost` says.
+
+        6 N D unless it is given; `Fit.optimal` gives the cost of the points fitted, `Fit.cost`.
 
         Found numerically here. Raises ValueError if the law does not weigh N against D or has no interior minimum.
         """

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import isoflop
-from tests.support.root import RESULTS
+from tests.support.root import RESULTS, ROOT
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -79,3 +79,11 @@ def test_the_command_line_gives_the_same_answer(name, typed):
 
 def test_the_version_is_that_of_the_package():
     assert isoflop.__version__.count(".") == 2
+
+
+def test_every_best_size_that_a_page_or_docstring_shows_is_under_the_cost_of_its_table():
+    shown = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "isoflop" / "__init__.py"]
+    shown += (ROOT / "scaling" / "fitting").rglob("*.py")
+    texts = [line for path in shown for line in path.read_text().splitlines() if "law.optimal(" in line]
+    assert len(texts) >= 3
+    assert not [line for line in texts if "lambda law" in line and "cost" not in line]
