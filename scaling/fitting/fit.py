@@ -231,9 +231,9 @@ def fit(
     data: "pd.DataFrame | Points",
     *,
     objective: Objective = Huber("auto"),  # noqa: B008
-    params: str = "matrices",
-    compute: str = "exact",
-    cluster: str = "auto",
+    params: str | None = None,
+    compute: str | None = None,
+    cluster: str | None = None,
     fixed: Mapping[str, float] | None = None,
     tied: bool = False,
     free: tuple[str, ...] = (),
@@ -246,12 +246,12 @@ def fit(
 
     `fixed` holds parameters at values, `free` frees ones that have a default, `tied` makes the form's two exponents
     one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
-    conventions of `points`. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or
-    1: a weight is an inverse variance, and Huber's delta and the noise of a row follow it. A Series is matched with the
-    table by its index, and is that column. `falls` is the power of N that the noise
-    falls with; None: as the table shows (`noise_model.falling_power`) where delta is "auto" and no weights differ, else
-    0. The forecast of a run that stopped lacks the noise of an end: it counts as one, or by its standard error where
-    that exceeds their noise. `n_starts` and `seed` are those of `search`.
+    conventions of `points`, which Points have already. `weights` (n,) multiply each point's term; the default is the
+    table's `weight` column, or 1: a weight is an inverse variance, and Huber's delta and the noise of a row follow it.
+    A Series is matched with the table by its index, and is that column. `falls` is the power of N that the noise falls
+    with; None: as the table shows (`noise_model.falling_power`) where delta is "auto" and no weights differ, else 0.
+    The forecast of a run that stopped lacks the noise of an end: it counts as one, or by its standard error where that
+    exceeds their noise. `n_starts` and `seed` are those of `search`.
     Raises FitError when the data cannot determine a law, ValueError on a wrong name, TableError on a bad table.
 
     >>> import isoflop
