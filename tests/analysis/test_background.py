@@ -3,7 +3,7 @@
 import pytest
 
 from isoflop.analysis.background import BackgroundCall
-from isoflop.analysis.evidence import WORTH_A_PROCESS, Evidence
+from isoflop.analysis.evidence import BEGUN, WORTH_A_PROCESS, Evidence
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.scoreboard import CompareError
@@ -41,8 +41,8 @@ def test_the_scoreboard_is_the_same_in_the_background():
     table = simulate_points(law, sizes, tokens, noise=0.01, seed=1)
     here, elsewhere = Evidence(table), Evidence(table)
     elsewhere.begin()
-    assert elsewhere._scoring is not None
-    assert here._scoring is None
+    assert BEGUN in elsewhere.done
+    assert BEGUN not in here.done
     assert elsewhere.scoreboard.frame.equals(here.scoreboard.frame)
 
 
