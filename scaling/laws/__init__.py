@@ -16,7 +16,9 @@ import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Box, Law, Preset, Role
@@ -51,6 +53,7 @@ def _presets(forms: list[type[Law]]) -> dict[str, tuple[type[Law], Preset]]:
 _FORMS = sorted(_forms(), key=lambda form: form.rank)
 LAWS: dict[str, type[Law]] = {form.name: form for form in _FORMS}
 _OWN: dict[str, type[Law]] = {}  # classes that a session gave, by module:Class
+_READ: dict[str, tuple[str, int]] = {}  # modules of laws of the user's own: file, and when it was changed, as imported
 PRESETS: dict[str, tuple[type[Law], Preset]] = _presets(_FORMS)  # every name that a law can be fitted under
 _EXPONENTS = ("a", "b", "frontier")  # the names of `Law.exponents`
 # Columns that stand beside the parameters: of starts and refits, and of the laws of a report.
@@ -105,8 +108,8 @@ def of_size_and_data(name: str) -> bool:
 def get_law(name: str) -> tuple[type[Law], Preset]:
     """The form called `name` and how it is fitted under that name.
 
-    `module:Class` names a user's own form, importable from the working directory. Raises ValueError for an unknown
-    name, or a class that is no form.
+    `module:Class` names a user's own form, importable from the working directory, as its file is now. Raises
+    ValueError for an unknown name, or a class that is no form.
     """
     if name in PRESETS:
         return PRESETS[name]
@@ -121,14 +124,45 @@ def _user_law(name: str) -> type[Law]:
     if name in _OWN:
         return _OWN[name]
     module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        form = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"law {name!r} cannot be imported: {error}") from error
+        form = getattr(_module(module), attribute)
+    except Exception as error:  # a module of the user's may end in any
+        what = "" if isinstance(error, ImportError | AttributeError | ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"law {name!r} cannot be imported: {what}{error}") from error
     return _checked(form, name)
+
+
+def _module(name: str) -> ModuleType:
+    """The module that a name means in the working directory, or else on the path: imported again where that is another
+    file by now, or the file has changed."""
+    if name == "__main__":
+        return sys.modules[name]
+    here, quiet = str(Path.cwd()), sys.dont_write_bytecode
+    sys.path.insert(0, here)
+    sys.dont_write_bytecode = True  # compiled code is told from changed code by whole seconds
+    try:
+        file, known = _file_of(name), sys.modules.get(name)
+        if file and name not in _READ and getattr(known, "__file__", None) == file[0]:
+            _READ[name] = file
+        if known and (file or name in _READ) and file != _READ.get(name):
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        module = importlib.import_module(name)
+        if file:
+            _READ[name] = file
+        return module
+    finally:
+        sys.path.remove(here)
+        sys.dont_write_bytecode = quiet
+
+
+def _file_of(name: str) -> tuple[str, int] | None:
+    """The file that a module would be imported from now, and when it was changed; None where no file holds it."""
+    parent = name.rpartition(".")[0]
+    found = PathFinder.find_spec(name, _module(parent).__path__ if parent else None)
+    if found is None or found.origin is None or not Path(found.origin).exists():
+        return None
+    return found.origin, Path(found.origin).stat().st_mtime_ns
 
 
 def _checked(form: object, name: str) -> type[Law]:

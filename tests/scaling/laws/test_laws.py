@@ -315,3 +315,56 @@ def test_the_best_size_of_a_formula_is_found_whether_it_is_analytic_or_not(terms
 def test_a_minimum_at_a_kink_is_found(kink):
     (at,) = minimise_scalar(lambda u: np.maximum(kink - u, 3 * (u - kink)), np.array([-2.0]), np.array([2.5]))
     assert at == pytest.approx(kink, abs=1e-7)
+
+
+def law_file(floor: float) -> str:
+    law = "from isoflop.scaling.laws.chinchilla import Chinchilla\nclass Mine(Chinchilla):\n    name = 'mine'\n"
+    return f"{law}    floor = {floor}\n"
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Two folders with a module of the same name, and a package of it."""
+    for name, floor in (("one", 1.5), ("two", 2.5)):
+        (tmp_path / name / "owned").mkdir(parents=True)
+        for file in ("ownlaw_here.py", "owned/__init__.py", "owned/inner.py"):
+            (tmp_path / name / file).write_text(law_file(floor))
+    monkeypatch.setattr(laws, "_OWN", {})
+    yield tmp_path
+    for name in ("ownlaw_here", "owned", "owned.inner"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("module", ["ownlaw_here", "owned", "owned.inner"])
+def test_a_law_by_module_is_the_one_that_the_file_holds_now(module, folders, monkeypatch):
+    path = list(sys.path)
+    for folder, floor in (("one", 1.5), ("two", 2.5), ("one", 1.5)):
+        monkeypatch.chdir(folders / folder)
+        assert get_law(f"{module}:Mine")[0].floor == floor
+        assert get_law(f"{module}:Mine")[0] is get_law(f"{module}:Mine")[0]
+    file = Path(sys.modules[module].__file__)
+    for floor in (1.6, 1.7):  # of the same length, within one second
+        file.write_text(law_file(floor))
+        os.utime(file, ns=(0, int(floor * 1e9)))
+        assert get_law(f"{module}:Mine")[0].floor == floor
+    assert sys.path == path
+    monkeypatch.chdir(folders)
+    with pytest.raises(ValueError, match="cannot be imported: No module named"):
+        get_law(f"{module}:Mine")
+
+
+@pytest.mark.parametrize("text", ["class Mine(:", "1 / 0", "raise KeyError('x')", "from nowhere_at_all import x"])
+def test_a_module_that_ends_in_an_error_is_named_with_it(text, folders, monkeypatch):
+    monkeypatch.chdir(folders / "one")
+    path = list(sys.path)
+    Path("ownlaw_here.py").write_text(text)
+    with pytest.raises(ValueError, match=r"law 'ownlaw_here:Mine' cannot be imported: (\w+Error: |No module)"):
+        get_law("ownlaw_here:Mine")
+    assert sys.path == path
+
+
+def test_a_law_of_a_session_is_the_class_that_was_given(monkeypatch, folders):
+    monkeypatch.chdir(folders / "one")
+    given = get_law("ownlaw_here:Mine")[0]
+    assert get_law(laws.law_name(given))[0] is given
+    assert get_law(laws.law_name(own_law("k")))[0].parameters() == ("k",)
