@@ -22,7 +22,7 @@ from isoflop.scaling.fitting.search.search import Requested, robust_scale
 from isoflop.scaling.laws import columns_read
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
-from isoflop.scaling.table.conventions import FORECAST_ERROR, Points, is_measured, points
+from isoflop.scaling.table.conventions import FORECAST_ERROR, Points, counted_by, is_measured, points
 from isoflop.scaling.table.formats.data_frame import as_frame
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "robust_scale"]
@@ -72,7 +72,7 @@ class Fit(Answer):
     @cached_property
     def predicted(self) -> Array:
         """Loss (n,) of the law at the points fitted, nats/token."""
-        return self.predict(self.points.frame)
+        return predict_loss(self.law, self.points.frame)
 
     @cached_property
     def residuals(self) -> Array:
@@ -139,9 +139,13 @@ class Fit(Answer):
             return np.inf
         return float(np.linalg.cond(gradient / size[:, None]) ** 2)
 
-    def predict(self, frame: pd.DataFrame) -> Array:
-        """Loss (n,) at the rows of a frame with the columns that the law reads."""
-        return predict_loss(self.law, frame)
+    def predict(self, table: pd.DataFrame) -> Array:
+        """Loss (n,) at every row of a table with the columns that the law reads, under the conventions of the points.
+
+        Of a run table that is a loss at each evaluation. Raises FitError naming a column that the table lacks,
+        TableError for sizes that it cannot count.
+        """
+        return predict_loss(self.law, counted_by(self.points, as_frame(table)))
 
     def optimal(self, C: Any, **kwargs: Any) -> Allocation:
         """The law's compute-optimal allocation at C FLOPs, under the cost of these points.

@@ -252,6 +252,23 @@ def counted_rows(table: pd.DataFrame) -> pd.DataFrame:
     return _weighed(_without_empty(table, notes, source=source), notes)
 
 
+def counted_by(data: Points, table: pd.DataFrame) -> pd.DataFrame:
+    """A table with size, tokens and compute in every row as the points have them, whether it has a loss or not.
+
+    Raises TableError for a run table where the points are of a plain one, which says of no row what counts as its size.
+    """
+    if not is_runs(table):
+        known = {*QUANTITIES} & {str(name) for name in table}
+        return resolve(table, {name: name for name in known}, [], source=str(table.attrs.get("source", "table"))).frame
+    if data.params == AS_GIVEN:
+        raise TableError(
+            "a run table counts its parameters in several ways, and the fit took the sizes of its table as given: give "
+            "columns n_params and tokens"
+        )
+    sized = table.assign(n_params=count_params(table, data.params))
+    return sized.assign(flops=_run_flops(sized, data.compute))
+
+
 def _bare(table: pd.DataFrame) -> pd.DataFrame:
     """The table without its attrs, which pandas would copy at every operation."""
     return pd.DataFrame(table, copy=False)

@@ -453,3 +453,25 @@ def test_weights_in_a_series_are_those_of_its_index():
         fit("chinchilla", table, weights=pd.concat([given, given[:1]]))
     twice = pd.concat([table, table])  # an index that is the table's own needs no names
     assert fit("chinchilla", twice, weights=pd.concat([given, given])).law.alpha > 0
+
+
+@pytest.mark.parametrize("conventions", [{}, {"params": "total", "compute": "6nd"}, {"params": "no-embedding"}])
+@pytest.mark.parametrize("law", ["kaplan", "power"])
+def test_a_fit_predicts_every_row_of_its_own_table(law, conventions, study_table):
+    fitted = fit(law, study_table, n_starts=4, **conventions)
+    predicted = fitted.predict(study_table)
+    assert predicted.shape == (len(study_table),)
+    ends = (study_table["final"] & (study_table["state"] == "done")).to_numpy()
+    assert predicted[ends] == pytest.approx(fitted.predicted, rel=0, abs=0)
+
+
+def test_a_fit_predicts_what_it_can_be_fitted_to(study_table):
+    table = table_of(SURFACE, isoflop(12))
+    named = table[["n_params", "tokens", "loss"]].rename(columns={"n_params": "N", "tokens": "D"})
+    fitted = fit("chinchilla", named, n_starts=4)
+    for form in (named, named.to_dict("list"), named.to_dict("records"), named.drop(columns="loss"), table):
+        assert fitted.predict(form) == pytest.approx(fitted.predicted)
+    with pytest.raises(FitError, match="needs the column 'tokens' in every row"):
+        fitted.predict({"n_params": [1e5]})
+    with pytest.raises(TableError, match=r"the fit took the sizes of its table as given: give columns n_params"):
+        fitted.predict(study_table)
