@@ -106,9 +106,9 @@ if not TYPE_CHECKING:  # a checker sees the imports above, and objects to any ot
     def __getattr__(name: str) -> object:
         """Load a public name when it is first used."""
         if name == "__version__":
-            from importlib.metadata import version  # loads zipfile and email, which no command needs
+            from isoflop.package_version import package_version
 
-            return version("isoflop")
+            return package_version()
         if name not in _PLACES:
             raise AttributeError(f"module 'isoflop' has no attribute {name!r}; there are {', '.join(__all__)}")
         module, _, attribute = _PLACES[name].partition(":")

@@ -12,7 +12,6 @@ import subprocess
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -21,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isoflop.package_version import package_version
 from isoflop.read_json import JsonError, parse_json, require_regular
 from isoflop.scaling.table.cells import FAULTS, Form, keep_shard, read_cells
 from isoflop.scaling.table.columns import TableError
@@ -394,14 +394,14 @@ def code_version() -> str:
 
     An installation inside a repository of somebody else has no commit.
     """
-    folder = Path(__file__).resolve().parent
+    folder, installed = Path(__file__).resolve().parent, package_version()
     command = ["git", "-C", str(folder), "rev-parse", "--show-toplevel", "--short=12", "HEAD"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
         root, commit = output.splitlines()
         own = (Path(root) / "pyproject.toml").read_text(encoding="utf-8")
     except (OSError, ValueError, subprocess.SubprocessError):
-        return version("isoflop")
+        return installed
     if folder != Path(root).resolve() / "scaling" / "table" or '\nname = "isoflop"\n' not in own:
-        return version("isoflop")
-    return f"{version('isoflop')}+{commit}"
+        return installed
+    return f"{installed}+{commit}"
