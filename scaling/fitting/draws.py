@@ -60,9 +60,7 @@ class Draws(Answer):
         A name means a parameter or a derived exponent.
         """
         if isinstance(fn, str):
-            if fn not in self.frame:
-                raise ValueError(f"no parameter or exponent {fn!r}; there are {', '.join(self._names)}")
-            return self.frame[fn].to_numpy(float)
+            return self.frame[self._known(fn)].to_numpy(float)
         with np.errstate(all="ignore"):
             return np.array([fn(law) for law in self.laws], dtype=float)
 
@@ -78,7 +76,7 @@ class Draws(Answer):
     def estimate(self, fn: Quantity) -> Any:
         """The quantity at the full fit."""
         if isinstance(fn, str):
-            return {**parameters_of(self.fit.law), **self.fit.exponents()}[fn]
+            return {**parameters_of(self.fit.law), **self.fit.exponents()}[self._known(fn)]
         return np.asarray(fn(self.fit.law), dtype=float)
 
     def interval(self, fn: Quantity, level: float = 0.9, *, positive: bool = True) -> tuple[float, float]:
@@ -262,9 +260,12 @@ class Draws(Answer):
         theta = np.array([self.fit.problem.coordinates(law) for law in self.laws])
         return np.linalg.pinv(theta - theta.mean(axis=0), rcond=1e-8)
 
-    @cached_property
-    def _names(self) -> list[str]:
-        return [c for c in self.frame if c not in ("value", "converged")]
+    def _known(self, name: str) -> str:
+        """The name of a parameter or exponent. Raises ValueError for another."""
+        names = [c for c in self.frame if c not in ("value", "converged")]
+        if name not in names:
+            raise ValueError(f"no parameter or exponent {name!r}; there are {', '.join(names)}")
+        return name
 
 
 def family(laws: Sequence[Law]) -> Law:

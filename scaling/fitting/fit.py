@@ -4,9 +4,10 @@ A fit minimises the weighted sum (never the mean) of Huber's function, or of hal
 of loss, from many starts, all of which are kept. Nothing here prints, draws or writes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -231,8 +232,8 @@ def predict_loss(law: Law, frame: pd.DataFrame) -> Array:
 
 
 def fit(
-    form: type[Law] | str,
-    data: "pd.DataFrame | Points",
+    form: "type[Law] | str | pd.DataFrame | Points",
+    data: "pd.DataFrame | Points | type[Law] | str",
     *,
     objective: Objective = Huber("auto"),  # noqa: B008
     params: str | None = None,
@@ -240,14 +241,15 @@ def fit(
     cluster: str | None = None,
     fixed: Mapping[str, float] | None = None,
     tied: bool = False,
-    free: tuple[str, ...] = (),
+    free: Sequence[str] | str = (),
     weights: Any = None,
     falls: float | None = None,
     n_starts: int | None = None,
     seed: int = 0,
 ) -> Fit:
-    """Fit a form (class, catalogue name or "module:Class") to a table of runs, a plain table or Points.
+    """Fit a form (class, catalogue name or "module:Class") to a table of runs, a plain one or Points, in either order.
 
+    `objective` is `isoflop.Huber` or `isoflop.LeastSquares`.
     `fixed` holds parameters at values, `free` frees ones that have a default, `tied` makes the form's two exponents
     one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
     conventions of `points`, which Points have already. `weights` (n,) multiply each point's term; the default is the
@@ -268,6 +270,9 @@ def fit(
     check(NOT_NEGATIVE, falls=falls)
     check(whole(1), n_starts=n_starts)
     check(SEED, seed=seed)
+    _check_choices(objective, fixed)
+    form, data = _in_order(form, data)
+    free = (free,) if isinstance(free, str) else tuple(free)
     if isinstance(weights, pd.Series) and not isinstance(data, Points):
         data, weights = _with_weights(as_frame(data), weights), None
     data = points(data, params=params, compute=compute, cluster=cluster, inputs=columns_read([form]))
@@ -295,6 +300,22 @@ def fit(
     first = solve(falls or 0.0)
     power = _falls(first) if estimate else 0.0
     return solve(power) if power else first
+
+
+def _in_order(one: Any, other: Any) -> tuple[type[Law] | str, Any]:
+    """A law and its table, given in either order."""
+    return (other, one) if isinstance(other, str | type) and not isinstance(one, str | type) else (one, other)
+
+
+def _check_choices(objective: object, fixed: object) -> None:
+    """Raise ValueError for an objective or fixed parameters that are none."""
+    if not isinstance(objective, Objective):
+        raise ValueError(f"objective={objective!r}: it must be isoflop.Huber(...) or isoflop.LeastSquares(...)")
+    if not isinstance(fixed, Mapping | None):
+        raise ValueError(f"fixed={fixed!r}: it must hold numbers by parameter, as {{'E': 0.0}} does")
+    for name, value in (fixed or {}).items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ValueError(f"fixed={{{name!r}: {value!r}}}: it must be a number")
 
 
 def search_for_fits(pairs: Iterable[tuple[str, Points]], objective: Objective, *, falls: float = 0.0) -> None:

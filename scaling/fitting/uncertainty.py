@@ -38,6 +38,7 @@ def jackknife(fit: Fit) -> Draws:
     >>> bool(lo < fitted.optimal(1e13).N < hi)
     True
     """
+    _check_fit(fit)
     jackknife_together([fit])
     return fit.__dict__["jackknife"]
 
@@ -82,6 +83,7 @@ def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Dr
     >>> bool(0 < lo < hi)
     True
     """
+    _check_fit(fit)
     check(whole(2, MOST_RESAMPLES), n=n)
     check(SEED, seed=seed)
     labels, clusters = clusters_of(fit, by)
@@ -89,6 +91,11 @@ def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Dr
     counts = np.random.default_rng(seed).multinomial(g, np.full(g, 1.0 / g), size=n).astype(float)
     solutions = _in_pieces(fit, fit.weights * counts[:, labels])
     return _draws(fit, solutions, "bootstrap", fit.points.cluster if by == "auto" else by, seed)
+
+
+def _check_fit(fit: object) -> None:
+    if not isinstance(fit, Fit):
+        raise TypeError(f"a fit is refitted, as isoflop.fit(law, table) gives it, and this is a {type(fit).__name__}")
 
 
 def _numbered_in_order(fit: Fit, labels: Array) -> Array:

@@ -167,7 +167,9 @@ def _file_of(name: str) -> tuple[str, int] | None:
 
 def _checked(form: object, name: str) -> type[Law]:
     """A class as a law. Raises ValueError naming what it lacks."""
-    if not (isinstance(form, type) and issubclass(form, Law)):
+    if not isinstance(form, type):
+        raise ValueError(f"a law is a name, a class or module:Class, and this is of type {type(form).__name__}")
+    if not issubclass(form, Law):
         raise ValueError(f"law {name!r} is not a subclass of isoflop.scaling.laws.law.Law")
     if not is_dataclass(form):
         raise ValueError(f"law {name!r} is not a dataclass of its parameters: write @dataclass(frozen=True) above it")

@@ -8,6 +8,7 @@ configuration. Anything that reads parquet (pandas, DuckDB, polars) reads a stor
 import contextlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -173,6 +174,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return _metadata(_schema(path), path)["config"]
 
 
+def no_file(path: Path) -> str:
+    """What to say of a path where nothing is: of the address of a web server or store that it is not read."""
+    scheme, place = re.match(r"(?:(\w{2,}):/+)?(.*)", str(path), re.DOTALL).groups()  # type: ignore[union-attr]
+    if scheme is None:
+        return f"{path}: no such file or folder"
+    return f"{scheme}://{place}: only files and folders are read; download it first"
+
+
 def read_runs(path: str | Path) -> pd.DataFrame:
     """All rows of a runs folder, a run file or a compacted table, in the order of `run_id` and `step`.
 
@@ -180,7 +189,7 @@ def read_runs(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.exists():
-        raise RunTableError(f"{path}: no such file or folder")
+        raise RunTableError(no_file(path))
     table = _read_folder(path) if path.is_dir() else _read(path)
     frame = complete(table.to_pandas())
     frame = frame[list(NAMES)].astype({c.name: _PANDAS_DTYPE[c.dtype] for c in COLUMNS})

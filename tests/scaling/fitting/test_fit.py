@@ -475,3 +475,40 @@ def test_a_fit_predicts_what_it_can_be_fitted_to(study_table):
         fitted.predict({"n_params": [1e5]})
     with pytest.raises(TableError, match=r"the fit took the sizes of its table as given: give columns n_params"):
         fitted.predict(study_table)
+
+
+def test_law_and_table_are_taken_in_either_order():
+    table = table_of(SURFACE, isoflop(12))
+    known = fit("power", table, n_starts=2)
+    for one, other in ((table, "power"), (table, Power), (points(table), "power"), (table.to_dict("list"), "power")):
+        assert fit(one, other, n_starts=2).value == known.value
+    with pytest.raises(TypeError, match=r"^chinchilla: a table is a DataFrame, and this is a path"):
+        fit("power", "chinchilla")
+    for law in (None, 3, table):
+        with pytest.raises(ValueError, match=r"^a law is a name, a class or module:Class, and this is of type \w+$"):
+            fit(law, table)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"objective": "huber"}, r"^objective='huber': it must be isoflop\.Huber\("),
+        ({"objective": Huber}, r"^objective=<class .*: it must be isoflop\.Huber\("),
+        ({"fixed": "E"}, r"^fixed='E': it must hold numbers by parameter"),
+        ({"fixed": ["E"]}, r"^fixed=\['E'\]: it must hold"),
+        ({"fixed": {"E": None}}, r"^fixed={'E': None}: it must be a number"),
+        ({"fixed": {"E": "a"}}, r"^fixed={'E': 'a'}: it must be a number"),
+        ({"fixed": {"E": True}}, r"^fixed={'E': True}: it must be a number"),
+        ({"free": "gamma"}, r"^free: gamma: chinchilla has no parameter 'gamma'"),
+        ({"free": ["E", "gamma"]}, r"^free: gamma: chinchilla has no parameter 'gamma'"),
+    ],
+)
+def test_a_choice_that_is_none_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        fit("chinchilla", table_of(SURFACE, isoflop(12)), **wrong)
+
+
+def test_parameters_to_free_are_one_name_or_several():
+    table = table_of(SURFACE, isoflop(35))
+    for free in ("kappa", ["kappa"], ("kappa",)):
+        assert "kappa" in fit("chinchilla", table, free=free, n_starts=1).free

@@ -190,6 +190,12 @@ def test_prediction_interval_is_wider_than_the_law_and_covers_new_runs():
 def test_unknown_quantities_and_too_few_clusters_are_named(fitted):
     with pytest.raises(ValueError, match="no parameter or exponent 'gamma'; there are E, A, B"):
         jackknife(fitted).interval("gamma")
+    for name in ("gamma", "value"):
+        with pytest.raises(ValueError, match=f"no parameter or exponent '{name}'; there are E, A, B"):
+            jackknife(fitted).estimate(name)
+    for refitted in (jackknife, bootstrap):
+        with pytest.raises(TypeError, match=r"as isoflop.fit\(law, table\) gives it, and this is a DataFrame"):
+            refitted(noisy())
     with pytest.raises(ValueError, match="no column 'machine' to resample by"):
         bootstrap(fitted, 10, by="machine")
     with pytest.raises(ValueError, match="it must lie between 0 and 1"):
