@@ -15,7 +15,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.axes import Axes
 
-from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.evidence import Evidence as Evidence
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.style import style
 from isoflop.scaling.laws import Law, law_name

@@ -18,6 +18,14 @@ from isoflop.arguments import NOT_NEGATIVE, SEED, check, whole
 from isoflop.scaling.fitting.noise_model import falling_power
 from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective, Solution
 from isoflop.scaling.fitting.problem import FitError, FitProblem, fit_problem, law_inputs
+from isoflop.scaling.fitting.row_weights import (
+    checked_weights,
+    search_weights,
+    spread_of,
+    stated_spread,
+    typical_weight,
+    with_weights,
+)
 from isoflop.scaling.fitting.search.kept_searches import search_ahead, search_once
 from isoflop.scaling.fitting.search.search import Requested, robust_scale
 from isoflop.scaling.laws import columns_read
@@ -25,6 +33,7 @@ from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
 from isoflop.scaling.table.conventions import FORECAST_ERROR, Points, counted_by, is_measured, points
 from isoflop.scaling.table.formats.data_frame import as_frame
+from isoflop.scaling.table.json_plain import plain
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "robust_scale"]
 
@@ -163,6 +172,41 @@ class Fit(Answer):
         """Derived exponents of another law of this form, under the same cost."""
         return law.exponents(self.cost) if {"N", "D"} <= set(law.inputs) else law.exponents()
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values with stable keys, those of `isoflop fit --json`; numbers, infinities null.
+
+        Without intervals and findings, which `Draws` and `diagnose` have.
+        """
+        return {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "params": dict(zip(self.law.parameters(), self.law.values().tolist(), strict=True)),
+            "fixed": {k: float(v) for k, v in self.problem.pinned.items()},
+            "tied": self.problem.tied,
+            "objective": str(self.objective),
+            "residual": self.objective.residual,
+            "delta": plain(self.delta),
+            "value": self.value,
+            "n_points": len(self.points.frame),
+            "n_clusters": self.n_clusters,
+            "cluster": self.points.cluster,
+            "conventions": self.points.conventions,
+            "cost": {k: getattr(self.cost, k) for k in ("k", "slope", "limit")} if "D" in self.law.inputs else None,
+            "status": self.status,
+            "message": self.message,
+            "bounds_hit": list(self.bounds_hit),
+            "starts": {"n": len(self.starts), "share_at_best": self.share_at_best},
+            "noise": plain(self.noise),
+            "noise_falls": self.falls,
+            "noise_of_weight": self.typical,
+            "derived": self.exponents(),
+            "interval_kind": None,
+            "intervals": {},
+            "level": None,
+            "findings": [],
+            "notes": list(self.points.notes),
+        }
+
     def __str__(self) -> str:
         """Parameters, status, residual scale and delta in a few lines; `fit_text.fit_text` adds intervals."""
         values = dict(zip(self.law.parameters(), self.law.values().tolist(), strict=True)) | self.exponents()
@@ -181,40 +225,6 @@ def noise_text(fit: Fit) -> str:
     """What to say of noise that falls with size or with the weight of a row; empty where it does not."""
     weight = "" if fit.typical is None else f" of a row of weight {fit.typical:.3g}, falling as weight^-.5"
     return weight + (f" at the middle size, falling as N^-{fit.falls:.2f}" if fit.falls else "")
-
-
-def spread_of(frame: pd.DataFrame, falls: float) -> Array | float:
-    """Relative standard deviations (n,) of noise that falls as N^-falls, 1 at the geometric mean size; 1.0 at 0.
-
-    A column `excess` of a frame has what forecasts of losses err by beyond them.
-    """
-    own: Array | float = 1.0
-    if falls:
-        log_n = np.log(frame["n_params"].to_numpy(float))
-        own = np.exp(-falls * (log_n - log_n.mean()))
-    return np.hypot(own, frame["excess"].to_numpy(float)) if "excess" in frame else own
-
-
-def typical_weight(weights: Array) -> float | None:
-    """The weight of a row whose noise is quoted: 1, that of one run, where it lies among them; else their mean of logs.
-
-    None where all weights that count are equal.
-    """
-    used = weights[weights > 0]
-    if np.ptp(used) == 0:
-        return None
-    return 1.0 if used.min() <= 1 <= used.max() else float(np.exp(np.log(used).mean()))
-
-
-def stated_spread(frame: pd.DataFrame, typical: float | None) -> Array | float:
-    """Standard deviations (n,) that the weights of a frame state, 1 at the weight `typical`; 1.0 without it.
-
-    A weight is an inverse variance: the mean of four runs weighs four times as much as one.
-    """
-    if typical is None or "weight" not in frame:
-        return 1.0
-    weights = frame["weight"].to_numpy(float)
-    return np.sqrt(typical / np.where(weights > 0, weights, typical))
 
 
 def number(x: float) -> str:
@@ -274,7 +284,7 @@ def fit(
     form, data = _in_order(form, data)
     free = (free,) if isinstance(free, str) else tuple(free)
     if isinstance(weights, pd.Series) and not isinstance(data, Points):
-        data, weights = _with_weights(as_frame(data), weights), None
+        data, weights = with_weights(as_frame(data), weights), None
     data = points(data, params=params, compute=compute, cluster=cluster, inputs=columns_read([form]))
     if FORECAST_ERROR in data.frame:
         given, weights = weights, None if weights is None else np.asarray(weights)[is_measured(data.frame)]
@@ -285,7 +295,7 @@ def fit(
         relative = data.frame[FORECAST_ERROR] / max(alone.noise, EXACT_NOISE)
         excess = np.sqrt((relative**2 - 1).clip(lower=0.0))  # a forecast lacks the noise that an end has
         data, weights, falls = replace(data, frame=data.frame.assign(excess=excess)), given, alone.falls
-    weights = _weights(weights, data.frame)
+    weights = checked_weights(weights, data.frame)
     typical = typical_weight(weights)
     if typical is not None:
         data = replace(data, frame=data.frame.assign(weight=weights))
@@ -293,7 +303,7 @@ def fit(
     problem = fit_problem(form, data, weights, objective, fixed or {}, tied, free)
 
     def solve(falls: float) -> Fit:
-        own, spread = _weighed(data.frame, weights, falls)
+        own, spread = search_weights(data.frame, weights, falls)
         found = search_once(problem, own, objective, n_starts=n_starts, seed=seed, spread=spread)
         return _conclude(problem, *found, objective, data, own, falls, typical)
 
@@ -328,18 +338,12 @@ def search_for_fits(pairs: Iterable[tuple[str, Points]], objective: Objective, *
         if FORECAST_ERROR in data.frame:
             continue
         try:
-            weights = _weights(None, data.frame)
+            weights = checked_weights(None, data.frame)
             problem = fit_problem(law, data, weights, objective, {}, False, ())
         except ValueError:
             continue
-        requested.append(Requested(problem, *_weighed(data.frame, weights, falls)))
+        requested.append(Requested(problem, *search_weights(data.frame, weights, falls)))
     search_ahead(requested, objective)
-
-
-def _weighed(frame: pd.DataFrame, weights: Array, falls: float) -> tuple[Array, Array | float]:
-    """The weights (n,) of a search, and the relative standard deviations of rows by which its delta goes."""
-    spread = spread_of(frame, falls)
-    return weights / (spread * spread), spread * stated_spread(frame.assign(weight=weights), typical_weight(weights))
 
 
 def _falls(fitted: Fit) -> float:
@@ -393,27 +397,3 @@ def _conclude(
         problem.form(*ends[best].tolist()), status, message, objective, float(delta), float(value[best]), table, data,
         weights, at_bound, problem.free, problem, theta, falls, typical,
     )  # fmt: skip
-
-
-def _with_weights(table: pd.DataFrame, weights: pd.Series) -> pd.DataFrame:
-    """The table with `weights` as its column of weights, by their index. Raises ValueError where an index has none."""
-    same = weights.index.equals(table.index)
-    lacking = int((~table.index.isin(weights.index)).sum())
-    if not same and (lacking or not weights.index.is_unique):
-        what = f"{lacking} of {len(table)} rows of the table are not in it" if lacking else "it holds one twice"
-        raise ValueError(
-            f"weights: a Series is matched with the table by its index, and {what}; weights.to_numpy() is taken by the "
-            "order of the points"
-        )
-    return table.assign(weight=weights.to_numpy() if same else weights.reindex(table.index).to_numpy())
-
-
-def _weights(weights: Any, frame: pd.DataFrame) -> Array:
-    if weights is None:
-        weights = frame["weight"] if "weight" in frame else np.ones(len(frame))
-    weights = np.asarray(weights, dtype=float)
-    if weights.shape != (len(frame),):
-        raise ValueError(f"weights must be one per data point ({len(frame)}), not shape {weights.shape}")
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        raise ValueError("weights must be finite, not negative and not all zero")
-    return weights

@@ -19,6 +19,7 @@ from dataclasses import is_dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Box, Law, Preset, Role
@@ -51,7 +52,7 @@ def _presets(forms: list[type[Law]]) -> dict[str, tuple[type[Law], Preset]]:
 
 
 _FORMS = sorted(_forms(), key=lambda form: form.rank)
-LAWS: dict[str, type[Law]] = {form.name: form for form in _FORMS}
+LAWS: dict[str, Any] = {form.name: form for form in _FORMS}
 _OWN: dict[str, type[Law]] = {}  # classes that a session gave, by module:Class
 _READ: dict[str, tuple[str, int]] = {}  # modules of laws of the user's own: file, and when it was changed, as imported
 PRESETS: dict[str, tuple[type[Law], Preset]] = _presets(_FORMS)  # every name that a law can be fitted under

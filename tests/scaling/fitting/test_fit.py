@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit, predict_loss
-from isoflop.scaling.fitting.fit_text import fit_dict
 from isoflop.scaling.fitting.search.search import robust_scale, weighted_median
 from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.broken import BNSL
@@ -333,7 +332,7 @@ def test_wrong_arguments_name_themselves():
 
 
 def test_summary_has_the_stable_keys_and_says_what_was_done(epoch_fit):
-    summary = fit_dict(epoch_fit)
+    summary = epoch_fit.to_dict()
     wanted = {"law", "params", "objective", "delta", "n_points", "n_clusters", "status", "message", "starts", "derived"}
     assert wanted | {"intervals", "level", "findings"} <= set(summary)
     assert summary["starts"] == {"n": 8, "share_at_best": 1.0}

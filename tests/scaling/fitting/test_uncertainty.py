@@ -9,13 +9,14 @@ from scipy.stats import f, norm, t
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting import uncertainty
+from isoflop.scaling.fitting.draws import intervals
 from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.fit_text import fit_text
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.fitting.refit import refit
 from isoflop.scaling.fitting.search.search import search
 from isoflop.scaling.fitting.solver.minimise import minimise
-from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
+from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, jackknife, predict
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from tests.support.fits.calibrated import fit_intervals
 from tests.support.fits.hard_fits import SURFACE, collinear, isoflop
