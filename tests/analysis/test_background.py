@@ -1,5 +1,8 @@
 """Calls in a process of their own: the value, the error as it was raised, and a process that dies."""
 
+import gc
+import sys
+
 import pytest
 
 from isoflop.analysis.background import BackgroundCall
@@ -51,3 +54,10 @@ def test_an_answer_that_nobody_waits_for_is_given_up():
     process = call._process
     del call
     assert process.returncode is not None
+
+
+def test_a_process_that_cannot_be_started_leaves_nothing_to_end(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(FileNotFoundError):
+        BackgroundCall("operator", "add", 1, 2)
+    gc.collect()  # an error of __del__ is a warning, which the tests make an error
