@@ -17,6 +17,7 @@ class BackgroundCall:
 
     def __init__(self, module: str, function: str, *args: Any, **kwargs: Any) -> None:
         # Files, because a pipe can fill before anybody reads it; the output's is open as long as the call.
+        self._process: subprocess.Popen[bytes] | None = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         with tempfile.TemporaryFile() as call:
             pickle.dump((module, function, args, kwargs), call)
@@ -31,6 +32,7 @@ class BackgroundCall:
     @cached_property
     def value(self) -> Any:
         """The function's value, waited for. Raises what the function raised; RuntimeError if the process died."""
+        assert self._process is not None
         _, stderr = self._process.communicate()
         self._output.seek(0)
         if self._process.returncode:
@@ -44,11 +46,13 @@ class BackgroundCall:
 
     def __del__(self) -> None:
         """End the process with the object: nobody can ask for its value any more."""
+        self._output.close()
+        if self._process is None:  # none could be started
+            return
         self._process.kill()
         self._process.wait()
         if self._process.stderr:
             self._process.stderr.close()
-        self._output.close()
 
 
 def main() -> None:

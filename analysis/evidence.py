@@ -23,7 +23,7 @@ from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, Huber, fit, search_for_fits
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife, jackknife_together
-from isoflop.scaling.laws import columns_read, get_law, law_name
+from isoflop.scaling.laws import PRESETS, columns_read, get_law, law_name
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.mixtures.table import FEWEST_DOMAINS, domains_in
 from isoflop.scaling.prediction.curves.bands import curve_bands
@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # loaded for a table with arms or mixtures
     from isoflop.scaling.mixtures.mix import Mix
 
 FALLBACK = "chinchilla"
+BEGUN = "scoreboard in the background"  # where `done` keeps its process
 WORTH_A_PROCESS = 150  # points: below, a process takes longer to start than the scoreboard takes
 HELD_OUT_SIZES = 3  # a budget with fewer sizes has no optimum to predict
 MOST_LOST = 0.05
@@ -93,11 +94,12 @@ def _ends(table: pd.DataFrame) -> pd.DataFrame:
     return table[finished | last].reset_index(drop=True)
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """A table, the conventions it is read by, and the law; None: the one that the scoreboard prefers.
 
-    `runs` are those whose curves are drawn beside one another, all by default; `against` is their axis.
+    `runs` are those whose curves are drawn beside one another, all by default; `against` is their axis. `done` holds
+    what has been found: another table, law or convention takes another Evidence (`dataclasses.replace`).
     """
 
     table: pd.DataFrame
@@ -109,16 +111,15 @@ class Evidence:
     seed: int = 0
     runs: tuple[str, ...] = ()
     against: str = "flops"
-    done: dict[str, Any] = field(default_factory=dict, repr=False)
+    done: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _whole: pd.DataFrame = field(init=False, repr=False)  # with the runs at the budgets of study.hold_out
-    _scoring: BackgroundCall | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name that no table could make right."""
-        self._whole = as_frame(self.table)
-        self.table = without_held_out(self._whole)
+        object.__setattr__(self, "_whole", as_frame(self.table))
+        object.__setattr__(self, "table", without_held_out(self._whole))
         if self.law is not None:
-            self.law = law_name(self.law)
+            object.__setattr__(self, "law", law_name(self.law))
             get_law(self.law)
         for what, value, known in (("params", self.params, PARAMS), ("compute", self.compute, COMPUTE)):
             if value not in known:
@@ -195,13 +196,17 @@ class Evidence:
     @part
     def scoreboard(self) -> Scoreboard:
         """The candidates at rolling origins, with a baseline and the forecast average."""
-        return self._scoring.value if self._scoring else compare(self.points, **self._scored())
+        begun = self.done.get(BEGUN)
+        return begun.value if begun else compare(self.points, **self._scored())
 
     def begin(self) -> None:
-        """Set out on the scoreboard in a process of its own, where that pays: only the law's name waits for it."""
+        """Set out on the scoreboard in a process of its own, where that pays: only the law's name waits for it.
+
+        A law of the user's own is known to this process alone.
+        """
         with suppress(UnsupportedError):
-            if len(self.points) >= WORTH_A_PROCESS:
-                self._scoring = BackgroundCall(
+            if len(self.points) >= WORTH_A_PROCESS and all(name in PRESETS for name in self._laws()):
+                self.done[BEGUN] = BackgroundCall(
                     "isoflop.scaling.selection.scoreboard", "compare", self.points, **self._scored()
                 )
 
@@ -242,10 +247,10 @@ class Evidence:
     def fit_of(self, law: str, data: Points | None = None) -> Fit:
         """A candidate or catalogue law fitted once to all points, or to `data`: the same under another convention."""
         data = self.points if data is None else data
-        key = f"fit of {law}, {data.params}, {data.compute}"
+        key = f"fit of {law} to {id(data)}"  # of these points, which are kept with it
         if key not in self.done:
-            self.done[key] = fit(law, data, objective=self.objective)
-        return self.done[key]
+            self.done[key] = data, fit(law, data, objective=self.objective)
+        return self.done[key][1]
 
     @part
     def conventions_known(self) -> list[Points]:

@@ -45,4 +45,5 @@ if __name__ == "__main__":
         sys.exit("usage: python -m isoflop.analysis.readme README.md")
     readme = Path(sys.argv[1]).resolve()
     for block in KEPT:
-        readme.write_text(rewrite(readme.read_text(), block, readme.parent))
+        text = rewrite(readme.read_text(encoding="utf-8"), block, readme.parent)
+        readme.write_text(text, encoding="utf-8")

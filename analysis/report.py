@@ -5,7 +5,6 @@ What the table cannot support is listed with its reason; nothing that fails stop
 
 import platform
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
 from isoflop.answer import Answer
 from isoflop.arguments import RESAMPLES, SEED, check
+from isoflop.package_version import package_version
 from isoflop.printable import code_span, plain_markdown
 from isoflop.scaling.fitting.search.kept_searches import keep_searches
 from isoflop.scaling.laws import Law, law_name
@@ -206,7 +206,9 @@ def provenance(e: Evidence, command: str) -> str:
         digest = f"sha256 {data_hash(e.points)} of the {len(e.points)} fitted (as isoflop predict --register writes it)"
     except ValueError:
         digest = "none can be fitted"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("isoflop", "numpy", "scipy", "pandas", "matplotlib"))
+    versions = ", ".join(
+        f"{name} {package_version(name)}" for name in ("isoflop", "numpy", "scipy", "pandas", "matplotlib")
+    )
     notes = [f"- {n}" for n in e.notes]
     lines = [
         f"- table: {len(e.table)} rows; {digest}", f"- {versions}, Python {platform.python_version()}",

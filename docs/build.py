@@ -1,8 +1,8 @@
 """Build the pages of the documentation site into build/docs: `python docs/build.py [PAGE ...] [--list]`.
 
 Every command and every line of Python that a page shows is run here, and what it prints is put below it, so that a
-number in the documentation is one that the code prints. The reference pages (laws, commands, Python) are made from the
-code itself. A fenced block of a page is one of
+number in the documentation is one that the code prints. The reference pages (laws, commands, Python, findings) are made
+from the code itself. A fenced block of a page is one of
 
     sh                        commands, run in a folder that the page has for itself; what they print follows
     python                    run in one namespace a page; what is printed follows
@@ -14,6 +14,7 @@ In the folder `experiments/results` are the committed tables. A block that fails
 """
 
 import argparse
+import ast
 import contextlib
 import inspect
 import json
@@ -255,6 +256,57 @@ def command_pages() -> dict[str, str]:
     return {"commands/index.md": "\n".join(index), **pages}
 
 
+def findings_page() -> dict[str, str]:
+    """Every code of a Finding with what it says and what removes it, from the calls that make one."""
+    rows: dict[str, tuple[str, str]] = {}
+    for path in sorted(path for room in ("scaling", "experiments") for path in (ROOT / room).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = {ast.unparse(n.targets[0]): n.value for n in tree.body if isinstance(n, ast.Assign)}
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            about = (ast.get_docstring(function) or "").split("\n\n")[0].replace("\n", " ")
+            for call in ast.walk(function):
+                if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Finding" and len(call.args) >= 4:
+                    code = named.get(ast.unparse(call.args[0]), call.args[0])
+                    for name, message, remedy in _made(code, call, function):
+                        says = _template(message) or about or name.replace("_", " ")
+                        rows.setdefault(name, (says, _template(remedy) or "(said with it)"))
+    lines = [
+        "# Findings", "", "Every Finding that an answer may come with, by its code; ... stands for what a table says. "
+        "How bad it is stands with it: see [how sure are the answers](how-sure.md#findings).", "",
+        "| code | it says | what removes it |", "| --- | --- | --- |",
+    ]  # fmt: skip
+    lines += [f"| `{code}` | {_cell(says)} | {_cell(remedy)} |" for code, (says, remedy) in sorted(rows.items())]
+    return {"findings.md": "\n".join([*lines, ""])}
+
+
+def _made(code: ast.expr, call: ast.Call, function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr, ast.expr]]:
+    """Code, message and remedy of each Finding that a call makes: of a name, those that its function loops over, with
+    the remedy last in a row and the message before it, or those that it compares with."""
+    message, remedy = call.args[2:4]
+    if isinstance(code, ast.IfExp):
+        yield from ((_template(one), message, remedy) for one in (code.body, code.orelse))
+    elif not isinstance(code, ast.Name):
+        yield _template(code), message, remedy
+    for node in ast.walk(function) if isinstance(code, ast.Name) else ():
+        if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
+            for row in (row for row in node.iter.elts if isinstance(row, ast.Tuple)):
+                texts = [_template(one) for one in row.elts]
+                yield next(text for text in texts if re.fullmatch(r"[a-z_]+_[a-z_]+", text)), *row.elts[-2:]
+        elif (
+            isinstance(node, ast.If)
+            and isinstance(node.test, ast.Compare)
+            and any(call in ast.walk(one) for one in node.body)
+        ):
+            yield _template(node.test.comparators[0]), message, remedy
+
+
+def _template(text: ast.expr) -> str:
+    """A text with ... for each value that is put into it; empty where it is made elsewhere."""
+    if isinstance(text, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in text.values)
+    return str(text.value) if isinstance(text, ast.Constant) else ""
+
+
 def calibration_page() -> dict[str, str]:
     """The table that the proof of the statistics wrote, or how to make it where it is not there."""
     path = DOCS / "calibration.md"
@@ -269,7 +321,7 @@ def calibration_page() -> dict[str, str]:
 
 def generated_pages() -> dict[str, str]:
     """Every page that is made from the code or from a proof."""
-    return {**law_pages(), **command_pages(), **api_page(), **calibration_page()}
+    return {**law_pages(), **command_pages(), **api_page(), **findings_page(), **calibration_page()}
 
 
 def api_page() -> dict[str, str]:

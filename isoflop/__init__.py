@@ -4,7 +4,7 @@
 
     table = isoflop.read_table("runs.csv")          # or a runs folder, a parquet
     fitted = isoflop.fit("chinchilla", table)
-    isoflop.jackknife(fitted).interval(lambda law: law.optimal(1e21).N)
+    isoflop.jackknife(fitted).interval(lambda law: law.optimal(1e21, fitted.cost).N)
     isoflop.plot.isoflop(table).figure.savefig("isoflop.png")
     isoflop.run("quick")                            # trains a study; needs torch and hydra-core
 
@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from isoflop import laws as laws
     from isoflop import plot as plot
     from isoflop.analysis.report import write_report as report
     from isoflop.examples import example
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from isoflop.experiments.finished.bundle import write_bundle as share
     from isoflop.experiments.finished.bundle_check import check_bundle
     from isoflop.experiments.followup.next_study import next_runs as suggest
-    from isoflop.scaling import laws as laws
     from isoflop.scaling.approaches.approaches import approaches
     from isoflop.scaling.arms.multiplier import multiplier
+    from isoflop.scaling.findings.diagnose import diagnose
     from isoflop.scaling.fitting.fit import fit
+    from isoflop.scaling.fitting.objective import Huber, LeastSquares
     from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
     from isoflop.scaling.gate.gate import gate
     from isoflop.scaling.imports.read_table import read_table
@@ -44,17 +46,20 @@ if TYPE_CHECKING:
     __version__: str
 
 _PLACES = {
+    "Huber": "isoflop.scaling.fitting.objective:Huber",
+    "LeastSquares": "isoflop.scaling.fitting.objective:LeastSquares",
     "approaches": "isoflop.scaling.approaches.approaches:approaches",
     "batch": "isoflop.scaling.prediction.batch.critical_batch:critical_batch",
     "bootstrap": "isoflop.scaling.fitting.uncertainty:bootstrap",
     "check_bundle": "isoflop.experiments.finished.bundle_check:check_bundle",
     "compare": "isoflop.scaling.selection.comparison:comparison",
+    "diagnose": "isoflop.scaling.findings.diagnose:diagnose",
     "example": "isoflop.examples:example",
     "fit": "isoflop.scaling.fitting.fit:fit",
     "gate": "isoflop.scaling.gate.gate:gate",
     "hold_out": "isoflop.scaling.selection.holdout:hold_out",
     "jackknife": "isoflop.scaling.fitting.uncertainty:jackknife",
-    "laws": "isoflop.scaling.laws",
+    "laws": "isoflop.laws",
     "ledger": "isoflop.scaling.prediction.registered.ledger:read_ledger",
     "mix": "isoflop.scaling.mixtures.mix:mix",
     "multiplier": "isoflop.scaling.arms.multiplier:multiplier",
@@ -72,11 +77,14 @@ _PLACES = {
     "tune": "isoflop.scaling.tuning.tune:tune",
 }
 __all__ = [
+    "Huber",
+    "LeastSquares",
     "approaches",
     "batch",
     "bootstrap",
     "check_bundle",
     "compare",
+    "diagnose",
     "example",
     "fit",
     "gate",
@@ -106,9 +114,9 @@ if not TYPE_CHECKING:  # a checker sees the imports above, and objects to any ot
     def __getattr__(name: str) -> object:
         """Load a public name when it is first used."""
         if name == "__version__":
-            from importlib.metadata import version  # loads zipfile and email, which no command needs
+            from isoflop.package_version import package_version
 
-            return version("isoflop")
+            return package_version()
         if name not in _PLACES:
             raise AttributeError(f"module 'isoflop' has no attribute {name!r}; there are {', '.join(__all__)}")
         module, _, attribute = _PLACES[name].partition(":")
@@ -119,4 +127,4 @@ if not TYPE_CHECKING:  # a checker sees the imports above, and objects to any ot
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted([*__all__, "__version__"])

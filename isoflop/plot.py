@@ -15,7 +15,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.axes import Axes
 
-from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.evidence import Evidence as Evidence
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.style import style
 from isoflop.scaling.laws import Law, law_name
@@ -36,6 +36,11 @@ def draw(
     already. Raises ValueError for an unknown name, for another law or convention than the Evidence has, and with the
     reason where the table cannot support the figure.
     """
+    if not isinstance(ax, Axes | None):
+        raise TypeError(
+            f"ax is one matplotlib Axes, and this is a {type(ax).__name__}: give figure.subplots() of a figure, one "
+            "element of an array"
+        )
     named = None if law is None else law_name(law)
     evidence = table
     if not isinstance(evidence, Evidence):

@@ -27,7 +27,7 @@ PACKAGES = {
     "commands": {"models", "scaling", "experiments", "analysis"},
 }
 # Modules beside the packages, of the standard library alone, that every package may import.
-SHARED = {"answer", "arguments", "cache_folder", "printable", "read_json"}
+SHARED = {"answer", "arguments", "cache_folder", "package_version", "printable", "read_json"}
 # Package: the libraries that it may not import.
 FORBIDDEN = {
     "models": {"hydra", "omegaconf", "pandas", "pyarrow", "scipy", "matplotlib", "typer"},

@@ -59,14 +59,14 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str, figures: Sequ
         ("missing", "Not drawn", lambda: _markdown("\n".join(f"- {k}: {v}" for k, v in missing.items()) or "Nothing.")),
         ("provenance", "Provenance", lambda: _markdown(provenance)),
     )
-    return Template((HERE / "page.html").read_text()).substitute(
+    return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
-        css=(HERE / "page.css").read_text(),
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
         nav=" ".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in parts),
         main="\n".join(_section(*part) for part in parts),
         bundle=javascript().text.replace("</script", "<\\/script"),
         data=script_json(data),
-        script=(HERE / "page.js").read_text(),
+        script=(HERE / "page.js").read_text(encoding="utf-8"),
     )
 
 

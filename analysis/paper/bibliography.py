@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import version
 
 from isoflop.analysis.paper.latex import escaped
+from isoflop.package_version import package_version
 from isoflop.scaling.laws.law import Law, Paper
 
 
@@ -45,7 +45,7 @@ def _of_paper(paper: Paper) -> str:
 
 def _own() -> str:
     title = "{isoflop: scaling-law experiments and their analysis}"
-    return _misc("isoflop", {"title": title, "note": f"version {version('isoflop')}"})
+    return _misc("isoflop", {"title": title, "note": f"version {package_version()}"})
 
 
 def _misc(key: str, fields: dict[str, str]) -> str:

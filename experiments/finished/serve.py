@@ -79,8 +79,8 @@ def serve(folder: Path, *, host: str, port: int, device: str = "cpu") -> None:
 
     from isoflop.experiments.finished.answers import answer_as_the_api
 
-    window = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
-    sampling = json.loads((folder / "generation_config.json").read_text())
+    window = json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    sampling = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     prompts = TokenizerPrompts(AutoTokenizer.from_pretrained(folder.name), window)
 
     class Config(uvicorn.Config):

@@ -10,7 +10,7 @@ import pandas as pd
 from isoflop.answer import Answer
 from isoflop.experiments.followup.sizes import size_of
 from isoflop.experiments.followup.study_file import write_file, wrote_text
-from isoflop.experiments.followup.template import NextStudyError, template_of
+from isoflop.experiments.followup.template import NextStudyError, source_of, template_of
 from isoflop.experiments.study.mixtures import UNIT
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.mixtures.answer import Mix
@@ -92,7 +92,7 @@ def next_mixtures(table: pd.DataFrame, *, budget: float, target: float, out: Pat
         notes = ["every run has one size and one number of tokens: the best shares are taken to be those of the target"]
     if out is None:
         return NextMixtures(found, budget, each, None, "", tuple(notes))
-    path = Path(table.attrs["source"])
+    path = source_of(table)
     template = template_of(runs, path, apart=("mixture",))
     if "domains" not in template.settings["data"]:
         notes.append("the table does not record the text of its domains: add data.domains to the study file")

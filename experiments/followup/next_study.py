@@ -14,7 +14,7 @@ from isoflop.arguments import POSITIVE, check
 from isoflop.experiments.followup.next_mixtures import NextMixtures, next_mixtures
 from isoflop.experiments.followup.sizes import sizes_like
 from isoflop.experiments.followup.study_file import write_file, wrote_text
-from isoflop.experiments.followup.template import NextStudyError, Template, template_of
+from isoflop.experiments.followup.template import NextStudyError, Template, source_of, template_of
 from isoflop.experiments.study.sizes import suggest
 from isoflop.scaling.design.candidates import CandidateRuns, candidate_runs
 from isoflop.scaling.design.design import Design
@@ -99,7 +99,7 @@ def next_runs(
     budget: float,
     target: float,
     goal: Goal = "n_opt",
-    out: Path | None = None,
+    out: str | Path | None = None,
     from_law: str | None = None,
 ) -> NextRuns: ...
 
@@ -111,7 +111,7 @@ def next_runs(
     budget: float,
     target: float,
     goal: str,
-    out: Path | None = None,
+    out: str | Path | None = None,
     from_law: str | None = None,
 ) -> NextRuns | NextMixtures: ...
 
@@ -122,7 +122,7 @@ def next_runs(
     budget: float,
     target: float,
     goal: str = "n_opt",
-    out: Path | None = None,
+    out: str | Path | None = None,
     from_law: str | None = None,
 ) -> NextRuns | NextMixtures:
     """The runs of at most `budget` FLOPs that most narrow `goal` at `target` FLOPs: n_opt, loss, multiplier or mixture.
@@ -136,8 +136,7 @@ def next_runs(
     >>> runs.design.spent <= 1e12
     True
     """
-    if table is not None:
-        table = as_frame(table)
+    table, out = None if table is None else as_frame(table), None if out is None else Path(out)
     if goal == MIXTURE:
         check(POSITIVE, budget=budget, target=target)
         if table is None or from_law is not None:
@@ -155,7 +154,7 @@ def next_runs(
         if out is not None:
             raise NextStudyError("--out needs a table of runs: sizes of conf/model mean nothing in another table")
         return NextRuns(plan_from_table(table, budget=budget, target=target, goal=known), None, "", ())
-    runs, path = final_rows(table), Path(table.attrs["source"])
+    runs, path = final_rows(table), source_of(table)
     if runs.empty:
         raise NextStudyError(f"{path}: no run has finished; isoflop status shows what its runs are doing")
     template = template_of(runs, path)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from isoflop.experiments.files import check_name, write_text
 from isoflop.experiments.followup.study_file import wrote_text
-from isoflop.experiments.followup.template import NOT_RECORDED, NextStudyError, template_of
+from isoflop.experiments.followup.template import NOT_RECORDED, NextStudyError, source_of, template_of
 from isoflop.scaling.table.runs import final_rows, is_runs
 from isoflop.scaling.tuning.answer import Tuned, TunedArm
 from isoflop.scaling.tuning.best import best_setting
@@ -71,7 +71,7 @@ def _rows(table: pd.DataFrame, by: str, arm: str) -> pd.DataFrame:
 def _settings(arm: TunedArm, table: pd.DataFrame) -> tuple[dict[str, Any], list[str]]:
     """The keys of the file, and what to say of those that the table does not tell."""
     if is_runs(table):
-        template = template_of(final_rows(table), Path(table.attrs["source"]))
+        template = template_of(final_rows(table), source_of(table))
         values, notes = dict(template.settings["optim"]), _unrecorded(template.notes)
         if "rule" not in values and final_rows(table).groupby("batch_tokens")["warmup_tokens"].nunique().max() > 1:
             notes.append(

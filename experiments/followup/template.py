@@ -76,6 +76,11 @@ class Template:
         return {name: v for name, v in asdict(self.base).items() if name in stated and v != default[name]}
 
 
+def source_of(table: pd.DataFrame) -> Path:
+    """Where a table was read; "table", no file, of one that pandas made and that does not know."""
+    return Path(table.attrs.get("source", "table"))
+
+
 def template_of(runs: pd.DataFrame, path: Path, apart: Sequence[str] = ()) -> Template:
     """The template of the final rows `runs` of the table at `path`, without the keys of `data` that are set `apart`.
 

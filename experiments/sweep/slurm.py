@@ -39,7 +39,11 @@ class Array:
     def failure(self, task: int) -> SlurmError | None:
         """Why a task that has left the queue did not end well, None if it did."""
         code = self.folder / f"{self.job}_{task}.exit"
-        ended = f"ended with exit code {code.read_text().strip()}" if code.exists() else "was killed or cancelled"
+        ended = (
+            f"ended with exit code {code.read_text(encoding='utf-8').strip()}"
+            if code.exists()
+            else "was killed or cancelled"
+        )
         if ended.endswith(" 0"):
             return None
         log = self.log(task)

@@ -75,7 +75,7 @@ class FlatAdamW(Optimizer):
         self.weights, self.gradients = _flatten([p for group in self.groups for p in group.parameters] + others)
         self.mean, self.square = (torch.zeros_like(self.weights[: sum(sizes)]) for _ in range(2))
         self.steps = torch.zeros((), device=self.weights.device)
-        self.fused = None if others else self._fused(sizes)
+        self.fused = None if others or type(self) is not FlatAdamW else self._fused(sizes)
         self.slices = [
             [[part] for part in parts]
             for parts in zip(
@@ -100,7 +100,7 @@ class FlatAdamW(Optimizer):
         )  # fmt: skip
 
     def _fused(self, sizes: list[int]) -> "FusedAdamW | None":
-        """Both in two kernels, on a GPU where Triton works."""
+        """Both of AdamW in two kernels, on a GPU where Triton works; a subclass has its own update."""
         if self.weights.device.type != "cuda" or not triton_works():
             return None
         from isoflop.models.step.fused.adamw import FusedAdamW  # loads Triton

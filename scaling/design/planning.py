@@ -34,8 +34,8 @@ def plan_from_table(
     target: float,
     goal: Goal = "n_opt",
     cells: CandidateRuns | None = None,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
 ) -> Design:
     """The runs within `budget` FLOPs that most narrow the goal at `target` FLOPs, given those of a table.
 

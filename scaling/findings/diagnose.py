@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from isoflop.arguments import POSITIVE, SHARE, check
 from isoflop.scaling.findings.finding import Case, Finding
 from isoflop.scaling.findings.fit_checks import FIT_CHECKS
 from isoflop.scaling.findings.input_checks import INPUT_CHECKS
@@ -14,6 +15,7 @@ from isoflop.scaling.findings.table_checks import TABLE_CHECKS
 from isoflop.scaling.findings.units import unit_findings, units
 from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit
+from isoflop.scaling.table.formats.data_frame import as_frame
 
 if TYPE_CHECKING:
     from isoflop.scaling.approaches.approaches import Approaches
@@ -35,10 +37,20 @@ def diagnose(
 
     `draws` are its uncertainty, `table` is what was fitted (a run table allows the most checks), `target_flops` the
     compute that the law will be used at.
+
+    >>> import isoflop
+    >>> table = isoflop.example("quick")
+    >>> fitted = isoflop.fit("chinchilla", table)
+    >>> found = isoflop.diagnose(fitted, isoflop.jackknife(fitted), table)
+    >>> "hold_out_missed" in {finding.code for finding in found}
+    True
     """
+    check(POSITIVE, target_flops=target_flops)
+    check(SHARE, level=level)
+    table = None if table is None else as_frame(table)
     case = Case(fit, draws, table, target_flops, level)
     checks = (*FIT_CHECKS, *RESIDUAL_CHECKS, *SETTING_CHECKS, *INPUT_CHECKS, *TABLE_CHECKS, units)
-    found = [finding for check in checks for finding in check(case)]
+    found = [finding for look in checks for finding in look(case)]
     return sorted(found, key=lambda f: _ORDER[f.severity])
 
 

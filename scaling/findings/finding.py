@@ -6,7 +6,7 @@ Checks refit variants of the fit and compare them by likelihood ratio: `variant`
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,9 +33,12 @@ class Finding:
     remedy: str
     columns: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"code": self.code, "severity": self.severity, "message": self.message, "remedy": self.remedy}
+        return {
+            "code": self.code, "severity": self.severity, "message": self.message, "remedy": self.remedy,
+            "columns": list(self.columns),
+        }  # fmt: skip
 
     def __str__(self) -> str:
         return f"[{self.severity}] {self.code}: {self.message}. {self.remedy[:1].upper()}{self.remedy[1:]}."

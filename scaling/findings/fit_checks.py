@@ -9,6 +9,7 @@ from isoflop.printable import counted
 from isoflop.scaling.findings.finding import Case, Check, Finding, Severity, likelihood_ratio, variant
 from isoflop.scaling.fitting.fit import FitError
 from isoflop.scaling.fitting.profile_likelihood import profile
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.laws.special_functions import stdtrit
 
 VOCABULARY = "n_params_embedding"
@@ -52,6 +53,23 @@ def at_bound(case: Case) -> Iterator[Finding]:
             f"{law.floor_name} = {floor:.4g} is not below the lowest loss {lowest:.4g}",
             f"look for an outlying low loss, or fix {law.floor_name}",
         )  # fmt: skip
+
+
+def unnamed_floor(case: Case) -> Iterator[Finding]:
+    """A parameter that is added to every loss, in a law of one's own that names no irreducible loss."""
+    law, problem = case.fit.law, case.fit.problem
+    if law.floor_name is not None:
+        return
+    slopes = problem.residuals(case.fit.theta[None])[1][0] * (case.fit.predicted if problem.log else 1.0)
+    for name, slope in zip(case.fit.free, slopes, strict=True):
+        box = law.box[name]
+        if box.lo >= 0 and np.allclose(slope, getattr(law, name) if box.log else 1.0, rtol=1e-6, atol=0):
+            yield Finding(
+                "unnamed_floor", "warn",
+                f"{name} is added to every loss, and {law.name} names no irreducible loss: the interval of {name} may "
+                "go beyond the lowest loss, and whether the runs identify it is not looked at",
+                f'write floor_name = "{name}" into the class of the law',
+            )  # fmt: skip
 
 
 def counted_twice(case: Case) -> Iterator[Finding]:
@@ -225,9 +243,13 @@ def sensitive(case: Case) -> Iterator[Finding]:
 
 
 def plausible(case: Case) -> Iterator[Finding]:
-    """Exponents outside the range of published ones, and amplitudes fixed at rounded values."""
-    known = {**{p: getattr(case.fit.law, p) for p in case.fit.free}, **case.fit.exponents()}
-    for name, (lo, hi) in case.fit.law.usual.items():
+    """Exponents outside the range of published ones, and amplitudes fixed at rounded values.
+
+    The ranges that every law has are of derived exponents: a parameter has one where its form gives it.
+    """
+    law = case.fit.law
+    known = {p: getattr(law, p) for p in case.fit.free if law.usual.get(p) != Law.usual.get(p)} | case.fit.exponents()
+    for name, (lo, hi) in law.usual.items():
         if case.joint and name in known and not lo <= known[name] <= hi:
             yield Finding(
                 "unusual_exponent", "info", f"{name} = {known[name]:.3f} lies outside the usual {lo} to {hi}",
@@ -266,6 +288,6 @@ def _is_rounded(value: float) -> bool:
 
 
 FIT_CHECKS: tuple[Check, ...] = (
-    converged, at_bound, counted_twice, conditioning, enough, second_basin, identified, sensitive, plausible,
-    extrapolates,
+    converged, at_bound, unnamed_floor, counted_twice, conditioning, enough, second_basin, identified, sensitive,
+    plausible, extrapolates,
 )  # fmt: skip

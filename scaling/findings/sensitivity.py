@@ -82,7 +82,7 @@ def _without_budgets(data: Points) -> Iterator[tuple[str, Points]]:
 
 
 def chinchilla_sensitivity(
-    table: "pd.DataFrame | Points", *, params: str = "matrices", compute: str = "exact"
+    table: "pd.DataFrame | Points", *, params: str | None = None, compute: str | None = None
 ) -> pd.DataFrame:
     """How a, E and the loss at 10 times the largest compute move with each change of the analysis of a Chinchilla fit.
 
@@ -97,7 +97,7 @@ def chinchilla_sensitivity(
     low, high = draws.interval(lambda law: law.optimal(target, base.cost).loss)
     half_loss = (high - low) / 2
     rows = {"as fitted": _row(base, target)}
-    for name, make in _changes(table, data, base, params, compute):
+    for name, make in _changes(table, data, base):
         try:
             rows[name] = _row(make(), target)
         except (FitError, ValueError) as error:
@@ -118,9 +118,8 @@ def _row(fitted: Fit, target: float) -> dict[str, Any]:
     return {"a": fitted.exponents()["a"], "E": law.E, "loss": loss, "runs": len(fitted.points), "why": ""}
 
 
-def _changes(
-    table: "pd.DataFrame | Points", data: Points, base: Fit, params: str, compute: str
-) -> Iterator[tuple[str, Callable[[], Fit]]]:
+def _changes(table: "pd.DataFrame | Points", data: Points, base: Fit) -> Iterator[tuple[str, Callable[[], Fit]]]:
+    params, compute = data.params, data.compute
     for delta in (1e-3, np.inf):
         objective = LeastSquares() if delta == np.inf else Huber(delta)
         label = "least squares" if delta == np.inf else f"delta {delta:g}"

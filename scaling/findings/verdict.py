@@ -9,12 +9,12 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.scaling.findings.diagnose import Finding, diagnose, refused
-from isoflop.scaling.fitting.draws import Draws
+from isoflop.scaling.fitting.draws import Draws, intervals
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
-from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
+from isoflop.scaling.fitting.fit_text import fit_text
 from isoflop.scaling.fitting.objective import LeastSquares, Objective
 from isoflop.scaling.fitting.search.kept_searches import keep_searches
-from isoflop.scaling.fitting.uncertainty import bootstrap, intervals, jackknife
+from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
 from isoflop.scaling.laws import columns_read
 from isoflop.scaling.table.columns import near_match
 from isoflop.scaling.table.conventions import points
@@ -47,8 +47,8 @@ class Verdict(Answer):
         return refused(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the keys of `fit_dict`, findings, conventions, bootstrap; refused quantities are null."""
-        summary = fit_dict(self.fit, self.draws, level=self.level, findings=())
+        """JSON-ready: the keys of `Fit.to_dict`, findings, conventions, bootstrap; refused quantities are null."""
+        summary = self.draws.to_dict(self.level) if self.draws else self.fit.to_dict() | {"level": self.level}
         for part in ("derived", "intervals"):
             summary[part] = {k: None if k in self.refused else v for k, v in summary[part].items()}
         return summary | {

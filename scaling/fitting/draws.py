@@ -19,6 +19,7 @@ from isoflop.scaling.fitting.noise_model import shared_by_sizes
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.laws.law import Allocation, Array, Law
 from isoflop.scaling.laws.special_functions import stdtr, stdtrit
+from isoflop.scaling.table.json_plain import plain
 
 CELLS = 1_000_000  # rows x laws refitted at once
 Quantity = Callable[[Law], Any] | str  # of a law: a function of it, or the name of a parameter or exponent
@@ -49,6 +50,12 @@ class Draws(Answer):
         converged = f"{self.share_converged:.0%} converged"
         return f"{self.fit.law.name} refitted {len(self)} times, {self.kind} over {self.by}: {converged}"
 
+    def to_dict(self, level: float = 0.9) -> dict[str, Any]:
+        """JSON-ready values: those of the fit with its intervals at `level`, and how it was refitted."""
+        found = {"interval_kind": self.kind, "intervals": plain(intervals(self, level=level)), "level": level}
+        refits = {"by": self.by, "seed": self.seed, "n": len(self), "share_converged": self.share_converged}
+        return self.fit.to_dict() | found | {"refits": refits}
+
     @property
     def share_converged(self) -> float:
         """Share of the refits that converged."""
@@ -60,9 +67,7 @@ class Draws(Answer):
         A name means a parameter or a derived exponent.
         """
         if isinstance(fn, str):
-            if fn not in self.frame:
-                raise ValueError(f"no parameter or exponent {fn!r}; there are {', '.join(self._names)}")
-            return self.frame[fn].to_numpy(float)
+            return self.frame[self._known(fn)].to_numpy(float)
         with np.errstate(all="ignore"):
             return np.array([fn(law) for law in self.laws], dtype=float)
 
@@ -78,7 +83,7 @@ class Draws(Answer):
     def estimate(self, fn: Quantity) -> Any:
         """The quantity at the full fit."""
         if isinstance(fn, str):
-            return {**parameters_of(self.fit.law), **self.fit.exponents()}[fn]
+            return {**parameters_of(self.fit.law), **self.fit.exponents()}[self._known(fn)]
         return np.asarray(fn(self.fit.law), dtype=float)
 
     def interval(self, fn: Quantity, level: float = 0.9, *, positive: bool = True) -> tuple[float, float]:
@@ -108,7 +113,7 @@ class Draws(Answer):
 
     def _floor_at_most(self, name: str, level: float) -> float:
         """The upper end of the one-sided interval of a floor at 0, which few refits move: by its profile likelihood."""
-        kept = self.fit.__dict__.setdefault("floor_at_most", {})
+        kept = self.fit.__dict__.setdefault("_floor_at_most", {})
         if level not in kept:
             kept[level] = profile(self.fit, name, level=max(2 * level - 1, level / 2)).hi
         return float(max(kept[level], np.quantile(self.evaluate(name), level)))
@@ -262,9 +267,36 @@ class Draws(Answer):
         theta = np.array([self.fit.problem.coordinates(law) for law in self.laws])
         return np.linalg.pinv(theta - theta.mean(axis=0), rcond=1e-8)
 
-    @cached_property
-    def _names(self) -> list[str]:
-        return [c for c in self.frame if c not in ("value", "converged")]
+    def _known(self, name: str) -> str:
+        """The name of a parameter or exponent. Raises ValueError for another."""
+        names = [c for c in self.frame if c not in ("value", "converged")]
+        if name not in names:
+            raise ValueError(f"no parameter or exponent {name!r}; there are {', '.join(names)}")
+        return name
+
+
+def intervals(draws: Draws, names: Sequence[str] | None = None, level: float = 0.9) -> dict[str, tuple[float, float]]:
+    """Intervals by name, of the free parameters and derived exponents unless others are named.
+
+    Of a parameter that few data bound on both sides, the profile likelihood joins the jackknife where it is open: no
+    refit without one run leaves the basin, and the data do not object to values far outside it.
+    """
+    names = names or [*draws.fit.free, *draws.fit.exponents()]
+    found = {name: draws.interval(name, level) for name in names}
+    if draws.kind == "jackknife" and draws.fit.noise > EXACT_NOISE:
+        for name in [n for n in names if n in draws.fit.law.open_ended and n in draws.fit.free]:
+            found[name] = _with_open_profile(draws.fit, name, found[name], level)
+    return found
+
+
+def _with_open_profile(fit: Fit, name: str, interval: tuple[float, float], level: float) -> tuple[float, float]:
+    """The wider of an interval and the profile's where that is open, inside the search box; else the interval."""
+    kept = fit.__dict__.setdefault("_open_profiles", {})
+    if (name, level) not in kept:
+        curve = profile(fit, name, level=level)
+        kept[name, level] = (curve.lo, curve.hi) if curve.open_below or curve.open_above else (np.inf, -np.inf)
+    lo, hi = kept[name, level]
+    return max(min(interval[0], lo), fit.law.box[name].lo), max(interval[1], hi)
 
 
 def family(laws: Sequence[Law]) -> Law:

@@ -4,9 +4,10 @@ A fit minimises the weighted sum (never the mean) of Huber's function, or of hal
 of loss, from many starts, all of which are kept. Nothing here prints, draws or writes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -17,13 +18,22 @@ from isoflop.arguments import NOT_NEGATIVE, SEED, check, whole
 from isoflop.scaling.fitting.noise_model import falling_power
 from isoflop.scaling.fitting.objective import Huber, LeastSquares, Objective, Solution
 from isoflop.scaling.fitting.problem import FitError, FitProblem, fit_problem, law_inputs
+from isoflop.scaling.fitting.row_weights import (
+    checked_weights,
+    search_weights,
+    spread_of,
+    stated_spread,
+    typical_weight,
+    with_weights,
+)
 from isoflop.scaling.fitting.search.kept_searches import search_ahead, search_once
 from isoflop.scaling.fitting.search.search import Requested, robust_scale
 from isoflop.scaling.laws import columns_read
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.law import Allocation, Array, Law
-from isoflop.scaling.table.conventions import FORECAST_ERROR, Points, is_measured, points
+from isoflop.scaling.table.conventions import FORECAST_ERROR, Points, counted_by, is_measured, points
 from isoflop.scaling.table.formats.data_frame import as_frame
+from isoflop.scaling.table.json_plain import plain
 
 __all__ = ["Fit", "FitError", "Huber", "LeastSquares", "fit", "predict_loss", "robust_scale"]
 
@@ -72,7 +82,7 @@ class Fit(Answer):
     @cached_property
     def predicted(self) -> Array:
         """Loss (n,) of the law at the points fitted, nats/token."""
-        return self.predict(self.points.frame)
+        return predict_loss(self.law, self.points.frame)
 
     @cached_property
     def residuals(self) -> Array:
@@ -139,9 +149,13 @@ class Fit(Answer):
             return np.inf
         return float(np.linalg.cond(gradient / size[:, None]) ** 2)
 
-    def predict(self, frame: pd.DataFrame) -> Array:
-        """Loss (n,) at the rows of a frame with the columns that the law reads."""
-        return predict_loss(self.law, frame)
+    def predict(self, table: pd.DataFrame) -> Array:
+        """Loss (n,) at every row of a table with the columns that the law reads, under the conventions of the points.
+
+        Of a run table that is a loss at each evaluation. Raises FitError naming a column that the table lacks,
+        TableError for sizes that it cannot count.
+        """
+        return predict_loss(self.law, counted_by(self.points, as_frame(table)))
 
     def optimal(self, C: Any, **kwargs: Any) -> Allocation:
         """The law's compute-optimal allocation at C FLOPs, under the cost of these points.
@@ -157,6 +171,41 @@ class Fit(Answer):
     def exponents_of(self, law: Law) -> dict[str, float]:
         """Derived exponents of another law of this form, under the same cost."""
         return law.exponents(self.cost) if {"N", "D"} <= set(law.inputs) else law.exponents()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values with stable keys, those of `isoflop fit --json`; numbers, infinities null.
+
+        Without intervals and findings, which `Draws` and `diagnose` have.
+        """
+        return {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "params": dict(zip(self.law.parameters(), self.law.values().tolist(), strict=True)),
+            "fixed": {k: float(v) for k, v in self.problem.pinned.items()},
+            "tied": self.problem.tied,
+            "objective": str(self.objective),
+            "residual": self.objective.residual,
+            "delta": plain(self.delta),
+            "value": self.value,
+            "n_points": len(self.points.frame),
+            "n_clusters": self.n_clusters,
+            "cluster": self.points.cluster,
+            "conventions": self.points.conventions,
+            "cost": {k: getattr(self.cost, k) for k in ("k", "slope", "limit")} if "D" in self.law.inputs else None,
+            "status": self.status,
+            "message": self.message,
+            "bounds_hit": list(self.bounds_hit),
+            "starts": {"n": len(self.starts), "share_at_best": self.share_at_best},
+            "noise": plain(self.noise),
+            "noise_falls": self.falls,
+            "noise_of_weight": self.typical,
+            "derived": self.exponents(),
+            "interval_kind": None,
+            "intervals": {},
+            "level": None,
+            "findings": [],
+            "notes": list(self.points.notes),
+        }
 
     def __str__(self) -> str:
         """Parameters, status, residual scale and delta in a few lines; `fit_text.fit_text` adds intervals."""
@@ -178,40 +227,6 @@ def noise_text(fit: Fit) -> str:
     return weight + (f" at the middle size, falling as N^-{fit.falls:.2f}" if fit.falls else "")
 
 
-def spread_of(frame: pd.DataFrame, falls: float) -> Array | float:
-    """Relative standard deviations (n,) of noise that falls as N^-falls, 1 at the geometric mean size; 1.0 at 0.
-
-    A column `excess` of a frame has what forecasts of losses err by beyond them.
-    """
-    own: Array | float = 1.0
-    if falls:
-        log_n = np.log(frame["n_params"].to_numpy(float))
-        own = np.exp(-falls * (log_n - log_n.mean()))
-    return np.hypot(own, frame["excess"].to_numpy(float)) if "excess" in frame else own
-
-
-def typical_weight(weights: Array) -> float | None:
-    """The weight of a row whose noise is quoted: 1, that of one run, where it lies among them; else their mean of logs.
-
-    None where all weights that count are equal.
-    """
-    used = weights[weights > 0]
-    if np.ptp(used) == 0:
-        return None
-    return 1.0 if used.min() <= 1 <= used.max() else float(np.exp(np.log(used).mean()))
-
-
-def stated_spread(frame: pd.DataFrame, typical: float | None) -> Array | float:
-    """Standard deviations (n,) that the weights of a frame state, 1 at the weight `typical`; 1.0 without it.
-
-    A weight is an inverse variance: the mean of four runs weighs four times as much as one.
-    """
-    if typical is None or "weight" not in frame:
-        return 1.0
-    weights = frame["weight"].to_numpy(float)
-    return np.sqrt(typical / np.where(weights > 0, weights, typical))
-
-
 def number(x: float) -> str:
     """Enough digits for an amplitude to be refitted from: rounding A and B is a known trap."""
     return f"{x:.5g}" if abs(x) < 0.1 or abs(x) >= 100 else f"{x:.4f}"
@@ -227,31 +242,32 @@ def predict_loss(law: Law, frame: pd.DataFrame) -> Array:
 
 
 def fit(
-    form: type[Law] | str,
-    data: "pd.DataFrame | Points",
+    form: "type[Law] | str | pd.DataFrame | Points",
+    data: "pd.DataFrame | Points | type[Law] | str",
     *,
     objective: Objective = Huber("auto"),  # noqa: B008
-    params: str = "matrices",
-    compute: str = "exact",
-    cluster: str = "auto",
+    params: str | None = None,
+    compute: str | None = None,
+    cluster: str | None = None,
     fixed: Mapping[str, float] | None = None,
     tied: bool = False,
-    free: tuple[str, ...] = (),
+    free: Sequence[str] | str = (),
     weights: Any = None,
     falls: float | None = None,
     n_starts: int | None = None,
     seed: int = 0,
 ) -> Fit:
-    """Fit a form (class, catalogue name or "module:Class") to a table of runs, a plain table or Points.
+    """Fit a form (class, catalogue name or "module:Class") to a table of runs, a plain one or Points, in either order.
 
+    `objective` is `isoflop.Huber` or `isoflop.LeastSquares`.
     `fixed` holds parameters at values, `free` frees ones that have a default, `tied` makes the form's two exponents
     one; a name of the catalogue may say so itself ("chinchilla-kappa"). `params`, `compute` and `cluster` are the
-    conventions of `points`. `weights` (n,) multiply each point's term; the default is the table's `weight` column, or
-    1: a weight is an inverse variance, and Huber's delta and the noise of a row follow it. A Series is matched with the
-    table by its index, and is that column. `falls` is the power of N that the noise
-    falls with; None: as the table shows (`noise_model.falling_power`) where delta is "auto" and no weights differ, else
-    0. The forecast of a run that stopped lacks the noise of an end: it counts as one, or by its standard error where
-    that exceeds their noise. `n_starts` and `seed` are those of `search`.
+    conventions of `points`, which Points have already. `weights` (n,) multiply each point's term; the default is the
+    table's `weight` column, or 1: a weight is an inverse variance, and Huber's delta and the noise of a row follow it.
+    A Series is matched with the table by its index, and is that column. `falls` is the power of N that the noise falls
+    with; None: as the table shows (`noise_model.falling_power`) where delta is "auto" and no weights differ, else 0.
+    The forecast of a run that stopped lacks the noise of an end: it counts as one, or by its standard error where that
+    exceeds their noise. `n_starts` and `seed` are those of `search`.
     Raises FitError when the data cannot determine a law, ValueError on a wrong name, TableError on a bad table.
 
     >>> import isoflop
@@ -264,8 +280,11 @@ def fit(
     check(NOT_NEGATIVE, falls=falls)
     check(whole(1), n_starts=n_starts)
     check(SEED, seed=seed)
+    _check_choices(objective, fixed)
+    form, data = _in_order(form, data)
+    free = (free,) if isinstance(free, str) else tuple(free)
     if isinstance(weights, pd.Series) and not isinstance(data, Points):
-        data, weights = _with_weights(as_frame(data), weights), None
+        data, weights = with_weights(as_frame(data), weights), None
     data = points(data, params=params, compute=compute, cluster=cluster, inputs=columns_read([form]))
     if FORECAST_ERROR in data.frame:
         given, weights = weights, None if weights is None else np.asarray(weights)[is_measured(data.frame)]
@@ -276,7 +295,7 @@ def fit(
         relative = data.frame[FORECAST_ERROR] / max(alone.noise, EXACT_NOISE)
         excess = np.sqrt((relative**2 - 1).clip(lower=0.0))  # a forecast lacks the noise that an end has
         data, weights, falls = replace(data, frame=data.frame.assign(excess=excess)), given, alone.falls
-    weights = _weights(weights, data.frame)
+    weights = checked_weights(weights, data.frame)
     typical = typical_weight(weights)
     if typical is not None:
         data = replace(data, frame=data.frame.assign(weight=weights))
@@ -284,13 +303,29 @@ def fit(
     problem = fit_problem(form, data, weights, objective, fixed or {}, tied, free)
 
     def solve(falls: float) -> Fit:
-        own, spread = _weighed(data.frame, weights, falls)
+        own, spread = search_weights(data.frame, weights, falls)
         found = search_once(problem, own, objective, n_starts=n_starts, seed=seed, spread=spread)
         return _conclude(problem, *found, objective, data, own, falls, typical)
 
     first = solve(falls or 0.0)
     power = _falls(first) if estimate else 0.0
     return solve(power) if power else first
+
+
+def _in_order(one: Any, other: Any) -> tuple[type[Law] | str, Any]:
+    """A law and its table, given in either order."""
+    return (other, one) if isinstance(other, str | type) and not isinstance(one, str | type) else (one, other)
+
+
+def _check_choices(objective: object, fixed: object) -> None:
+    """Raise ValueError for an objective or fixed parameters that are none."""
+    if not isinstance(objective, Objective):
+        raise ValueError(f"objective={objective!r}: it must be isoflop.Huber(...) or isoflop.LeastSquares(...)")
+    if not isinstance(fixed, Mapping | None):
+        raise ValueError(f"fixed={fixed!r}: it must hold numbers by parameter, as {{'E': 0.0}} does")
+    for name, value in (fixed or {}).items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ValueError(f"fixed={{{name!r}: {value!r}}}: it must be a number")
 
 
 def search_for_fits(pairs: Iterable[tuple[str, Points]], objective: Objective, *, falls: float = 0.0) -> None:
@@ -303,18 +338,12 @@ def search_for_fits(pairs: Iterable[tuple[str, Points]], objective: Objective, *
         if FORECAST_ERROR in data.frame:
             continue
         try:
-            weights = _weights(None, data.frame)
+            weights = checked_weights(None, data.frame)
             problem = fit_problem(law, data, weights, objective, {}, False, ())
         except ValueError:
             continue
-        requested.append(Requested(problem, *_weighed(data.frame, weights, falls)))
+        requested.append(Requested(problem, *search_weights(data.frame, weights, falls)))
     search_ahead(requested, objective)
-
-
-def _weighed(frame: pd.DataFrame, weights: Array, falls: float) -> tuple[Array, Array | float]:
-    """The weights (n,) of a search, and the relative standard deviations of rows by which its delta goes."""
-    spread = spread_of(frame, falls)
-    return weights / (spread * spread), spread * stated_spread(frame.assign(weight=weights), typical_weight(weights))
 
 
 def _falls(fitted: Fit) -> float:
@@ -368,27 +397,3 @@ def _conclude(
         problem.form(*ends[best].tolist()), status, message, objective, float(delta), float(value[best]), table, data,
         weights, at_bound, problem.free, problem, theta, falls, typical,
     )  # fmt: skip
-
-
-def _with_weights(table: pd.DataFrame, weights: pd.Series) -> pd.DataFrame:
-    """The table with `weights` as its column of weights, by their index. Raises ValueError where an index has none."""
-    same = weights.index.equals(table.index)
-    lacking = int((~table.index.isin(weights.index)).sum())
-    if not same and (lacking or not weights.index.is_unique):
-        what = f"{lacking} of {len(table)} rows of the table are not in it" if lacking else "it holds one twice"
-        raise ValueError(
-            f"weights: a Series is matched with the table by its index, and {what}; weights.to_numpy() is taken by the "
-            "order of the points"
-        )
-    return table.assign(weight=weights.to_numpy() if same else weights.reindex(table.index).to_numpy())
-
-
-def _weights(weights: Any, frame: pd.DataFrame) -> Array:
-    if weights is None:
-        weights = frame["weight"] if "weight" in frame else np.ones(len(frame))
-    weights = np.asarray(weights, dtype=float)
-    if weights.shape != (len(frame),):
-        raise ValueError(f"weights must be one per data point ({len(frame)}), not shape {weights.shape}")
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        raise ValueError("weights must be finite, not negative and not all zero")
-    return weights

@@ -1,58 +1,9 @@
-"""A fit with its intervals as plain text and as JSON."""
-
-from collections.abc import Iterable
-from typing import Any, Protocol
+"""A fit with its intervals as plain text."""
 
 import numpy as np
 
-from isoflop.scaling.fitting.draws import Draws
+from isoflop.scaling.fitting.draws import Draws, intervals
 from isoflop.scaling.fitting.fit import Fit, noise_text, number
-from isoflop.scaling.fitting.uncertainty import intervals
-from isoflop.scaling.table.json_plain import plain
-
-
-class _Finding(Protocol):
-    code: str
-    severity: str
-    message: str
-
-
-def fit_dict(
-    fit: Fit, draws: Draws | None = None, *, level: float = 0.9, findings: Iterable[_Finding] = ()
-) -> dict[str, Any]:
-    """JSON-ready summary with stable keys; numbers keep full precision, infinities become null.
-
-    `intervals` are those of the draws at `level`, empty without draws.
-    """
-    return {
-        "law": fit.law.name,
-        "formula": fit.law.formula,
-        "params": dict(zip(fit.law.parameters(), fit.law.values().tolist(), strict=True)),
-        "fixed": {k: float(v) for k, v in fit.problem.pinned.items()},
-        "tied": fit.problem.tied,
-        "objective": str(fit.objective),
-        "residual": fit.objective.residual,
-        "delta": plain(fit.delta),
-        "value": fit.value,
-        "n_points": len(fit.points.frame),
-        "n_clusters": fit.n_clusters,
-        "cluster": fit.points.cluster,
-        "conventions": fit.points.conventions,
-        "cost": {"k": fit.cost.k, "slope": fit.cost.slope, "limit": fit.cost.limit} if "D" in fit.law.inputs else None,
-        "status": fit.status,
-        "message": fit.message,
-        "bounds_hit": list(fit.bounds_hit),
-        "starts": {"n": len(fit.starts), "share_at_best": fit.share_at_best},
-        "noise": plain(fit.noise),
-        "noise_falls": fit.falls,
-        "noise_of_weight": fit.typical,
-        "derived": fit.exponents(),
-        "interval_kind": draws.kind if draws else None,
-        "intervals": plain(intervals(draws, level=level)) if draws else {},
-        "level": level,
-        "findings": [{"code": f.code, "severity": f.severity, "message": f.message} for f in findings],
-        "notes": list(fit.points.notes),
-    }
 
 
 def fit_text(fit: Fit, draws: Draws | None = None, level: float = 0.9) -> str:

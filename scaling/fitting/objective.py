@@ -16,6 +16,11 @@ class Huber:
 
     `delta` is in units of the residual; "auto" is 1.345 times their robust scale. `residual` is "log" for residuals of
     ln loss, "raw" for residuals of loss. Raises ValueError for another value of either.
+
+    >>> import isoflop
+    >>> fitted = isoflop.fit("chinchilla", isoflop.example("quick"), objective=isoflop.Huber(1e-3))
+    >>> fitted.delta
+    0.001
     """
 
     delta: float | Literal["auto"] = "auto"
@@ -32,7 +37,13 @@ class Huber:
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """Half the sum of squared residuals, of ln loss ("log") or of loss ("raw")."""
+    """Half the sum of squared residuals, of ln loss ("log") or of loss ("raw").
+
+    >>> import isoflop
+    >>> fitted = isoflop.fit("chinchilla", isoflop.example("quick"), objective=isoflop.LeastSquares())
+    >>> str(fitted.objective)
+    'half the sum of squares on ln loss'
+    """
 
     residual: Literal["log", "raw"] = "log"
 

@@ -294,9 +294,9 @@ def law_inputs(
 
 def _pinned(form: type[Law], fixed: Mapping[str, float], free: tuple[str, ...], tied: bool) -> dict[str, float]:
     names = form.parameters()
-    for name in (*fixed, *free):
+    for option, name in (*(("--fix", name) for name in fixed), *(("free:", name) for name in free)):
         if name not in names:
-            raise ValueError(f"--fix {name}: {form.name} has no parameter {name!r}; it has {', '.join(names)}")
+            raise ValueError(f"{option} {name}: {form.name} has no parameter {name!r}; it has {', '.join(names)}")
     if tied and form.ties is None:
         raise ValueError(f"{form.name} has no exponents to tie")
     if tied and form.ties and set(form.ties) & set(fixed):

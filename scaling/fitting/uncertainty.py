@@ -14,10 +14,9 @@ import pandas as pd
 
 from isoflop.arguments import MOST_RESAMPLES, SEED, check, whole
 from isoflop.scaling.fitting.draws import CELLS, Draws, clusters_of, parameters_of
-from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit
+from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.objective import Solution
 from isoflop.scaling.fitting.problem import FitError, law_inputs
-from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.fitting.refit import refit, refit_together
 from isoflop.scaling.laws.law import Array, Law
 
@@ -30,15 +29,17 @@ def jackknife(fit: Fit) -> Draws:
     Above MOST_CLUSTERS clusters, GROUPS random groups of them are left out, which estimates the same variance.
 
     >>> import isoflop
-    >>> draws = isoflop.jackknife(isoflop.fit("chinchilla", isoflop.example("quick")))
+    >>> fitted = isoflop.fit("chinchilla", isoflop.example("quick"))
+    >>> draws = isoflop.jackknife(fitted)
     >>> [round(float(end), 2) for end in draws.interval("a")]  # 90%
     [0.5, 0.63]
-    >>> lo, hi = draws.interval(lambda law: law.optimal(1e13).N)  # of any quantity of a law
-    >>> bool(lo < 3e5 < hi)
+    >>> lo, hi = draws.interval(lambda law: law.optimal(1e13, fitted.cost).N)  # of any quantity of a law
+    >>> bool(lo < fitted.optimal(1e13).N < hi)
     True
     """
+    _check_fit(fit)
     jackknife_together([fit])
-    return fit.__dict__["jackknife"]
+    return fit.__dict__["_jackknife"]
 
 
 def jackknife_together(fits: Sequence[Fit]) -> None:
@@ -46,7 +47,7 @@ def jackknife_together(fits: Sequence[Fit]) -> None:
 
     Raises FitError as `jackknife` does.
     """
-    fits = [fit for fit in fits if "jackknife" not in fit.__dict__]  # kept with the fit: every figure needs it
+    fits = [fit for fit in fits if "_jackknife" not in fit.__dict__]  # kept with the fit: every figure needs it
     left_out, weights = [], []
     for fit in fits:
         labels, clusters = clusters_of(fit, "auto")
@@ -64,7 +65,7 @@ def jackknife_together(fits: Sequence[Fit]) -> None:
         solutions = [_in_pieces(fit, own) for fit, own in zip(fits, weights, strict=True)]
     for fit, labels, found in zip(fits, left_out, solutions, strict=True):
         draws = _draws(fit, found, "jackknife", fit.points.cluster, None)
-        fit.__dict__["jackknife"] = replace(draws, left_out=labels)
+        fit.__dict__["_jackknife"] = replace(draws, left_out=labels)
 
 
 def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Draws:
@@ -81,6 +82,7 @@ def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Dr
     >>> bool(0 < lo < hi)
     True
     """
+    _check_fit(fit)
     check(whole(2, MOST_RESAMPLES), n=n)
     check(SEED, seed=seed)
     labels, clusters = clusters_of(fit, by)
@@ -88,6 +90,11 @@ def bootstrap(fit: Fit, n: int = 1000, *, by: str = "auto", seed: int = 0) -> Dr
     counts = np.random.default_rng(seed).multinomial(g, np.full(g, 1.0 / g), size=n).astype(float)
     solutions = _in_pieces(fit, fit.weights * counts[:, labels])
     return _draws(fit, solutions, "bootstrap", fit.points.cluster if by == "auto" else by, seed)
+
+
+def _check_fit(fit: object) -> None:
+    if not isinstance(fit, Fit):
+        raise TypeError(f"a fit is refitted, as isoflop.fit(law, table) gives it, and this is a {type(fit).__name__}")
 
 
 def _numbered_in_order(fit: Fit, labels: Array) -> Array:
@@ -167,27 +174,3 @@ def predict_runs(fit: Fit, draws: Draws, frame: pd.DataFrame, level: float = 0.9
         frame[name].to_numpy(float) if name in frame else np.full(len(frame), np.nan) for name in ("n_params", "tokens")
     )
     return Prediction(N, D, loss, law_lo, law_hi, loss * np.exp(-half), loss * np.exp(half), noise, level)
-
-
-def intervals(draws: Draws, names: Sequence[str] | None = None, level: float = 0.9) -> dict[str, tuple[float, float]]:
-    """Intervals by name, of the free parameters and derived exponents unless others are named.
-
-    Of a parameter that few data bound on both sides, the profile likelihood joins the jackknife where it is open: no
-    refit without one run leaves the basin, and the data do not object to values far outside it.
-    """
-    names = names or [*draws.fit.free, *draws.fit.exponents()]
-    found = {name: draws.interval(name, level) for name in names}
-    if draws.kind == "jackknife" and draws.fit.noise > EXACT_NOISE:
-        for name in [n for n in names if n in draws.fit.law.open_ended and n in draws.fit.free]:
-            found[name] = _with_open_profile(draws.fit, name, found[name], level)
-    return found
-
-
-def _with_open_profile(fit: Fit, name: str, interval: tuple[float, float], level: float) -> tuple[float, float]:
-    """The wider of an interval and the profile's where that is open, inside the search box; else the interval."""
-    kept = fit.__dict__.setdefault("open_profiles", {})
-    if (name, level) not in kept:
-        curve = profile(fit, name, level=level)
-        kept[name, level] = (curve.lo, curve.hi) if curve.open_below or curve.open_above else (np.inf, -np.inf)
-    lo, hi = kept[name, level]
-    return max(min(interval[0], lo), fit.law.box[name].lo), max(interval[1], hi)

@@ -22,6 +22,7 @@ from isoflop.scaling.imports.source import WANDB, ForeignRun, LeftOut, Reader, S
 from isoflop.scaling.table.columns import OPTIONAL, hint
 from isoflop.scaling.table.formats.read_file import is_table_file
 from isoflop.scaling.table.meaning import QUANTITIES
+from isoflop.scaling.table.runs import no_file
 
 READERS: tuple[Reader, ...] = (
     EVENTS,
@@ -50,7 +51,7 @@ def import_source(
     if kind not in KINDS:
         raise SourceError(f"--from {kind}: not one of {', '.join(KINDS)}")
     if not source.exists():
-        raise SourceError(f"{source}: no such file or folder")
+        raise SourceError(no_file(source))
     known = tuple(dict.fromkeys((*QUANTITIES, *OPTIONAL, *NAMES, *KEPT)))
     for ours, theirs in mapping.items():
         if ours not in known and not is_kept(ours):

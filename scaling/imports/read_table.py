@@ -91,7 +91,8 @@ def _as_path(path: object) -> Path:
         )
     if not str(path):
         raise TableError("the path is empty; '.' is this folder")
-    return Path(path)
+    found = Path(path)
+    return found if found.exists() else Path(os.path.expanduser(found))  # which leaves the home of nobody
 
 
 def _imported_table(

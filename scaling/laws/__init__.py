@@ -16,7 +16,10 @@ import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from isoflop.scaling.laws.inputs import STANDARD, Column
 from isoflop.scaling.laws.law import Box, Law, Preset, Role
@@ -49,9 +52,13 @@ def _presets(forms: list[type[Law]]) -> dict[str, tuple[type[Law], Preset]]:
 
 
 _FORMS = sorted(_forms(), key=lambda form: form.rank)
-LAWS: dict[str, type[Law]] = {form.name: form for form in _FORMS}
+LAWS: dict[str, Any] = {form.name: form for form in _FORMS}
 _OWN: dict[str, type[Law]] = {}  # classes that a session gave, by module:Class
+_READ: dict[str, tuple[str, int]] = {}  # modules of laws of the user's own: file, and when it was changed, as imported
 PRESETS: dict[str, tuple[type[Law], Preset]] = _presets(_FORMS)  # every name that a law can be fitted under
+_EXPONENTS = ("a", "b", "frontier")  # the names of `Law.exponents`
+# Columns that stand beside the parameters: of starts and refits, and of the laws of a report.
+_COLUMNS = ("value", "converged", "law", "status", "noise", "at_bound", "free")
 
 
 def with_role(role: Role) -> tuple[str, ...]:
@@ -102,8 +109,8 @@ def of_size_and_data(name: str) -> bool:
 def get_law(name: str) -> tuple[type[Law], Preset]:
     """The form called `name` and how it is fitted under that name.
 
-    `module:Class` names a user's own form, importable from the working directory. Raises ValueError for an unknown
-    name, or a class that is no form.
+    `module:Class` names a user's own form, importable from the working directory, as its file is now. Raises
+    ValueError for an unknown name, or a class that is no form.
     """
     if name in PRESETS:
         return PRESETS[name]
@@ -118,19 +125,52 @@ def _user_law(name: str) -> type[Law]:
     if name in _OWN:
         return _OWN[name]
     module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        form = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"law {name!r} cannot be imported: {error}") from error
+        form = getattr(_module(module), attribute)
+    except Exception as error:  # a module of the user's may end in any
+        what = "" if isinstance(error, ImportError | AttributeError | ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"law {name!r} cannot be imported: {what}{error}") from error
     return _checked(form, name)
+
+
+def _module(name: str) -> ModuleType:
+    """The module that a name means in the working directory, or else on the path: imported again where that is another
+    file by now, or the file has changed."""
+    if name == "__main__":
+        return sys.modules[name]
+    here, quiet = str(Path.cwd()), sys.dont_write_bytecode
+    sys.path.insert(0, here)
+    sys.dont_write_bytecode = True  # compiled code is told from changed code by whole seconds
+    try:
+        file, known = _file_of(name), sys.modules.get(name)
+        if file and name not in _READ and getattr(known, "__file__", None) == file[0]:
+            _READ[name] = file
+        if known and (file or name in _READ) and file != _READ.get(name):
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        module = importlib.import_module(name)
+        if file:
+            _READ[name] = file
+        return module
+    finally:
+        sys.path.remove(here)
+        sys.dont_write_bytecode = quiet
+
+
+def _file_of(name: str) -> tuple[str, int] | None:
+    """The file that a module would be imported from now, and when it was changed; None where no file holds it."""
+    parent = name.rpartition(".")[0]
+    found = PathFinder.find_spec(name, _module(parent).__path__ if parent else None)
+    if found is None or found.origin is None or not Path(found.origin).exists():
+        return None
+    return found.origin, Path(found.origin).stat().st_mtime_ns
 
 
 def _checked(form: object, name: str) -> type[Law]:
     """A class as a law. Raises ValueError naming what it lacks."""
-    if not (isinstance(form, type) and issubclass(form, Law)):
+    if not isinstance(form, type):
+        raise ValueError(f"a law is a name, a class or module:Class, and this is of type {type(form).__name__}")
+    if not issubclass(form, Law):
         raise ValueError(f"law {name!r} is not a subclass of isoflop.scaling.laws.law.Law")
     if not is_dataclass(form):
         raise ValueError(f"law {name!r} is not a dataclass of its parameters: write @dataclass(frozen=True) above it")
@@ -143,7 +183,23 @@ def _checked(form: object, name: str) -> type[Law]:
         raise ValueError(
             f"law {name!r}: its box of {empty[0]} goes from {box.lo:g} to {box.hi:g}: write Box(low, high)"
         )
+    taken = taken_names(form)
+    if taken:
+        raise ValueError(
+            f"law {name!r}: its parameter {taken[0]} has a name that results and laws use for something else: call it "
+            f"another, such as {taken[0]}_0"
+        )
     form.reads()
     if not form.name:
         form.name = name.partition(":")[2].rpartition(".")[2].lower()
     return form
+
+
+def taken_names(form: type[Law]) -> list[str]:
+    """Parameters of a form called as an attribute of every law, an exponent of it, or a column beside its parameters.
+
+    An exponent is one where the form has `exponents` of its own.
+    """
+    own, derived = form.parameters(), _EXPONENTS if form.exponents is not Law.exponents else ()
+    ends = {f"{name}_{end}" for name in (*own, *derived) for end in ("low", "high")}
+    return [name for name in own if name in {*_COLUMNS, *derived, *ends} or hasattr(Law, name)]

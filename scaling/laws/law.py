@@ -17,7 +17,7 @@ another.
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -139,6 +139,10 @@ class Law:
     usual: ClassVar[dict[str, tuple[float, float]]] = {"a": (0.35, 0.75), "frontier": (0.04, 0.3)}  # ranges published
     prior_sd: ClassVar[dict[str, float]] = {}  # knowledge before any run, in internal coordinates; 1 where not given
     open_ended: ClassVar[dict[str, str]] = {}  # parameters that few data bound on both sides, with what would
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> float: ...  # the parameters of a form that a checker does not know
 
     def __call__(self, *columns: Any) -> Any:
         """The loss at the columns named in `inputs`: scalars, or arrays of one shape. Analytic in every parameter."""
@@ -323,7 +327,9 @@ class Law:
         return theta
 
     def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
-        """The allocation of C FLOPs (scalar or array) that minimises the loss.
+        """The allocation of C FLOPs (scalar or array) that minimises the loss, where training costs what `cost` says.
+
+        6 N D unless it is given; `Fit.optimal` gives the cost of the points fitted, `Fit.cost`.
 
         Found numerically here. Raises ValueError if the law does not weigh N against D or has no interior minimum.
         """

@@ -84,8 +84,8 @@ def predict_at(
     at: Mapping[str, float],
     laws: Sequence[str] | str | None = None,
     *,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
 ) -> RunForecast:
     """Predict the loss of the run at the values `at` of its columns, by an average of laws that read them.
 

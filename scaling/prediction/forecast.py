@@ -133,8 +133,8 @@ def forecast_loss(
     target: Target,
     laws: Sequence[str] | None = None,
     *,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
     objective: Objective = Huber("auto"),  # noqa: B008
 ) -> LossForecast:
     """Predict the loss at a target from a table of runs with a forecast average of `laws` (None: the candidates).
@@ -149,8 +149,8 @@ def forecast_losses(
     targets: Sequence[Target],
     laws: Sequence[str] | None = None,
     *,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
     objective: Objective = Huber("auto"),  # noqa: B008
 ) -> list[LossForecast]:
     """The forecasts of `forecast_loss` at several targets, from one weighing of the laws."""

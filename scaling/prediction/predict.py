@@ -78,8 +78,8 @@ def predict(
     price_per_token: float | None = None,
     price_per_flop: float | None = None,
     at: None = None,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
 ) -> Prediction: ...
 
 
@@ -97,8 +97,8 @@ def predict(
     price_per_token: float | None = None,
     price_per_flop: float | None = None,
     at: Mapping[str, float],
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
 ) -> RunForecast: ...
 
 
@@ -115,8 +115,8 @@ def predict(
     price_per_token: float | None = None,
     price_per_flop: float | None = None,
     at: Mapping[str, float] | None = None,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
 ) -> "Prediction | RunForecast":
     """Predict the loss of a run from a table of smaller runs.
 
@@ -216,8 +216,8 @@ def predict_table(
     at: "pd.DataFrame | Points",
     laws: Sequence[str] | str | None = None,
     *,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
 ) -> TableForecast:
     """Forecast every run of the table `at` from the runs of `table`, and say how the forecasts held.
 

@@ -15,7 +15,6 @@ import pandas as pd
 from isoflop.scaling.findings.diagnose import Finding, diagnose
 from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, FitError, fit
-from isoflop.scaling.fitting.fit_text import fit_dict
 from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
 from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.inputs import Column
@@ -195,7 +194,7 @@ class TwoStage:
         """JSON-ready values of both stages, with `predictions` made by `at` or `best`."""
         return {
             "score": self.score,
-            "loss_law": fit_dict(self.first, None, level=level, findings=()),
+            "loss_law": self.first.to_dict() | {"level": level},
             "sigmoid": self._sigmoid_dict(level),
             "interval_kind": self.draws.kind,
             "level": level,
@@ -207,7 +206,7 @@ class TwoStage:
         }
 
     def _sigmoid_dict(self, level: float) -> dict[str, Any]:
-        second = fit_dict(self.second, None, level=level, findings=())
+        second = self.second.to_dict()
         kept = ("formula", "params", "fixed", "value", "n_points", "n_clusters", "status", "message", "bounds_hit")
         spans = {name: self._span(name, level) for name in self.second.free}
         return {name: second[name] for name in kept} | {"intervals": spans, "rmse": self.error}

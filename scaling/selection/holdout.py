@@ -130,8 +130,8 @@ def hold_out(
     budgets_above: float | None = None,
     laws: Laws | None = None,
     *,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
     objective: Objective = Huber("auto"),  # noqa: B008
     level: float = 0.9,
 ) -> HoldOut:
@@ -187,8 +187,8 @@ def choose(
     table: "pd.DataFrame | Points",
     laws: Sequence[str] | None = None,
     *,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
     objective: Objective = Huber("auto"),  # noqa: B008
     spare_last: bool = True,
 ) -> tuple[str, pd.DataFrame]:

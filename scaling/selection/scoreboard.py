@@ -141,8 +141,8 @@ def compare(
     *,
     by: str = "flops",
     above: float | None = None,
-    params: str = "matrices",
-    compute: str = "exact",
+    params: str | None = None,
+    compute: str | None = None,
     objective: Objective = Huber("auto"),  # noqa: B008
     level: float = 0.9,
     findings: bool = True,

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from isoflop.scaling.design.information import goal_gradient
-from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit, spread_of
+from isoflop.scaling.fitting.fit import EXACT_NOISE, Fit
+from isoflop.scaling.fitting.row_weights import spread_of
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.stopping.decide import exponent_between
 from isoflop.scaling.stopping.planned_run import Plan, PlannedRun

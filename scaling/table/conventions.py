@@ -178,22 +178,29 @@ def is_measured(frame: pd.DataFrame) -> np.ndarray:
 def points(
     table: "pd.DataFrame | Points",
     *,
-    params: str = "matrices",
-    compute: str = "exact",
-    cluster: str = "auto",
+    params: str | None = None,
+    compute: str | None = None,
+    cluster: str | None = None,
     inputs: Sequence[Column] = (),
 ) -> Points:
     """The data points of a run table (final rows of finished runs) or of a plain table, under the named conventions.
 
-    `params` is one of PARAMS, `compute` of COMPUTE; `cluster` is a column, "row", or "auto": trunk_id, else run_id,
-    else row. In a plain table n_params is taken as given and missing flops are 6 x n_params x tokens; `notes` says so.
-    `inputs` are the columns that the laws to be fitted read: those that a run has besides size, tokens and compute are
-    kept, and where a law reads none of these three the table may lack them.
-    Raises TableError for an unknown convention, a missing column, or a value that is not finite and positive.
+    `params` is one of PARAMS (None: matrices), `compute` of COMPUTE (None: exact); `cluster` is a column, "row", or
+    "auto" (None): trunk_id, else run_id, else row. Points have their own, and are given back. In a plain table n_params
+    is taken as given and missing flops are 6 x n_params x tokens; `notes` says so. `inputs` are the columns that the
+    laws to be fitted read: those that a run has besides size, tokens and compute are kept, and where a law reads none
+    of these three the table may lack them.
+    Raises TableError for an unknown convention, for another than Points have, for a missing column, or for a value that
+    is not finite and positive.
     """
     if isinstance(table, Points):
+        _check_own(table, params=params, compute=compute, cluster=cluster)
         return table
     table = as_frame(table)
+    params, compute, cluster = (
+        default if value is None else value
+        for value, default in ((params, "matrices"), (compute, "exact"), (cluster, "auto"))
+    )
     _check_convention("params", params, PARAMS)
     _check_convention("compute", compute, COMPUTE)
     notes, unit = list(table.attrs.get("notes", ())), str(table.attrs.get("loss_unit", NATS_PER_TOKEN))
@@ -242,6 +249,23 @@ def counted_rows(table: pd.DataFrame) -> pd.DataFrame:
     if found := curves(table, source=source):
         table = found.ends.drop(columns=[name for name in found.changing if name not in QUANTITIES])
     return _weighed(_without_empty(table, notes, source=source), notes)
+
+
+def counted_by(data: Points, table: pd.DataFrame) -> pd.DataFrame:
+    """A table with size, tokens and compute in every row as the points have them, whether it has a loss or not.
+
+    Raises TableError for a run table where the points are of a plain one, which says of no row what counts as its size.
+    """
+    if not is_runs(table):
+        known = {*QUANTITIES} & {str(name) for name in table}
+        return resolve(table, {name: name for name in known}, [], source=str(table.attrs.get("source", "table"))).frame
+    if data.params == AS_GIVEN:
+        raise TableError(
+            "a run table counts its parameters in several ways, and the fit took the sizes of its table as given: give "
+            "columns n_params and tokens"
+        )
+    sized = table.assign(n_params=count_params(table, data.params))
+    return sized.assign(flops=run_flops(sized, data.compute))
 
 
 def _bare(table: pd.DataFrame) -> pd.DataFrame:
@@ -456,6 +480,13 @@ def _clusters(frame: pd.DataFrame, cluster: str) -> tuple[pd.Series, str]:
             f"({row_names(frame, empty)}); fill it, or leave these out with --where 'notna({cluster})'"
         )
     return frame[cluster], cluster
+
+
+def _check_own(data: Points, **requested: str | None) -> None:
+    """Raise TableError for a convention that is requested of Points and not theirs: they were made by one already."""
+    for what, value in requested.items():
+        if value not in (None, own := getattr(data, what)):
+            raise TableError(f"{what}={value!r}: these Points are of {what}={own!r}; give their table in their place")
 
 
 def _check_convention(what: str, value: str, allowed: dict[str, str]) -> None:

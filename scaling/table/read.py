@@ -33,7 +33,7 @@ from isoflop.scaling.table.formats.read_file import read_file
 from isoflop.scaling.table.formats.run_rows import as_runs
 from isoflop.scaling.table.law_inputs import components, sizeless, unlike
 from isoflop.scaling.table.meaning import NATS_PER_TOKEN, QUANTITIES, words
-from isoflop.scaling.table.runs import DamagedRunsError, RunTableError, is_run_table, is_runs, read_runs
+from isoflop.scaling.table.runs import DamagedRunsError, RunTableError, is_run_table, is_runs, no_file, read_runs
 from isoflop.scaling.table.studies.listing import BUDGET, all_runs, chosen_runs, without_held_out
 from isoflop.scaling.table.where import ConditionError, matching_rows
 
@@ -193,7 +193,7 @@ def _read(
 ) -> tuple[pd.DataFrame, bool]:
     """The table in the columns of its file, and whether it is a run table."""
     if not path.exists():
-        raise TableError(f"{path}: no such file or folder")
+        raise TableError(no_file(path))
     if is_bundle(path):
         file, manifest = table_of(path)
         frame, is_study = _read(file, mapping, notes, sheet, labels)

@@ -8,10 +8,10 @@ resolved configuration. Anything that reads parquet (pandas, DuckDB, polars) rea
 import contextlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Container, Iterable, Mapping
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isoflop.package_version import package_version
 from isoflop.read_json import JsonError, parse_json, require_regular
 from isoflop.scaling.table.cells import FAULTS, Form, keep_shard, read_cells
 from isoflop.scaling.table.columns import TableError
@@ -84,6 +85,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return _metadata(_schema(path), path)["config"]
 
 
+def no_file(path: Path) -> str:
+    """What to say of a path where nothing is: of the address of a web server or store that it is not read."""
+    scheme, place = re.match(r"(?:(\w{2,}):/+)?(.*)", str(path), re.DOTALL).groups()  # type: ignore[union-attr]
+    if scheme is None:
+        return f"{path}: no such file or folder"
+    return f"{scheme}://{place}: only files and folders are read; download it first"
+
+
 def read_runs(path: str | Path) -> pd.DataFrame:
     """All rows of a runs folder, a run file or a compacted table, in the order of `run_id` and `step`.
 
@@ -91,7 +100,7 @@ def read_runs(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.exists():
-        raise RunTableError(f"{path}: no such file or folder")
+        raise RunTableError(no_file(path))
     table = _read_folder(path) if path.is_dir() else _read(path)
     frame = complete(table.to_pandas())
     frame = frame[list(NAMES)].astype({c.name: _PANDAS_DTYPE[c.dtype] for c in COLUMNS})
@@ -321,14 +330,14 @@ def code_version() -> str:
 
     An installation inside a repository of somebody else has no commit.
     """
-    folder = Path(__file__).resolve().parent
+    folder, installed = Path(__file__).resolve().parent, package_version()
     command = ["git", "-C", str(folder), "rev-parse", "--show-toplevel", "--short=12", "HEAD"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
         root, commit = output.splitlines()
         own = (Path(root) / "pyproject.toml").read_text(encoding="utf-8")
     except (OSError, ValueError, subprocess.SubprocessError):
-        return version("isoflop")
+        return installed
     if folder != Path(root).resolve() / "scaling" / "table" or '\nname = "isoflop"\n' not in own:
-        return version("isoflop")
-    return f"{version('isoflop')}+{commit}"
+        return installed
+    return f"{installed}+{commit}"

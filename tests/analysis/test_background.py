@@ -1,9 +1,12 @@
 """Calls in a process of their own: the value, the error as it was raised, and a process that dies."""
 
+import gc
+import sys
+
 import pytest
 
 from isoflop.analysis.background import BackgroundCall
-from isoflop.analysis.evidence import WORTH_A_PROCESS, Evidence
+from isoflop.analysis.evidence import BEGUN, WORTH_A_PROCESS, Evidence
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.selection.scoreboard import CompareError
@@ -41,8 +44,8 @@ def test_the_scoreboard_is_the_same_in_the_background():
     table = simulate_points(law, sizes, tokens, noise=0.01, seed=1)
     here, elsewhere = Evidence(table), Evidence(table)
     elsewhere.begin()
-    assert elsewhere._scoring is not None
-    assert here._scoring is None
+    assert BEGUN in elsewhere.done
+    assert BEGUN not in here.done
     assert elsewhere.scoreboard.frame.equals(here.scoreboard.frame)
 
 
@@ -51,3 +54,10 @@ def test_an_answer_that_nobody_waits_for_is_given_up():
     process = call._process
     del call
     assert process.returncode is not None
+
+
+def test_a_process_that_cannot_be_started_leaves_nothing_to_end(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(FileNotFoundError):
+        BackgroundCall("operator", "add", 1, 2)
+    gc.collect()  # an error of __del__ is a warning, which the tests make an error

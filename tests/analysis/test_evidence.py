@@ -1,17 +1,21 @@
 """What a report is made of where a table holds more than sizes and tokens."""
 
 import itertools
+from dataclasses import FrozenInstanceError, dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from isoflop import example
-from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.evidence import BEGUN, WORTH_A_PROCESS, Evidence, UnsupportedError
 from isoflop.analysis.sections import scoreboard, section, verdict
 from isoflop.scaling.approaches.approaches import Approaches
 from isoflop.scaling.approaches.envelope import Envelope
 from isoflop.scaling.fitting.search import kept_searches
+from isoflop.scaling.laws import law_name
+from isoflop.scaling.laws.power import PowerN
 
 
 @pytest.fixture
@@ -83,3 +87,39 @@ def test_a_report_fits_without_the_budgets_that_a_study_holds_out_and_predicts_t
     forecast = evidence.held_out.forecasts["chinchilla"]
     assert forecast.budgets["flops"].tolist() == pytest.approx(tested, rel=0.02)
     assert evidence.held_out.threshold < min(tested)
+
+
+def test_an_answer_is_of_the_table_law_and_convention_that_the_evidence_has(sweep):
+    evidence = Evidence(sweep, law="power")
+    fitted = evidence.fit
+    for name, value in {"table": sweep, "law": "power-n", "params": "total", "compute": "6nd"}.items():
+        with pytest.raises(FrozenInstanceError):
+            setattr(evidence, name, value)
+    other = replace(evidence, law="power-n")
+    assert other.fit.law.name == "power-n"
+    assert evidence.fit is fitted
+
+
+def test_a_fit_is_of_the_points_that_were_given(sweep):
+    evidence = Evidence(sweep, law="power")
+    some = replace(evidence.points, frame=evidence.points.frame.iloc[::2].reset_index(drop=True))
+    assert len(evidence.fit_of("power").points) == len(sweep)
+    assert len(evidence.fit_of("power", some).points) == len(some)
+    assert evidence.fit_of("power", evidence.points) is evidence.fit
+
+
+@dataclass(frozen=True)
+class Own(PowerN):
+    """A law that this process alone knows."""
+
+    name: ClassVar[str] = "own"
+
+
+@pytest.mark.parametrize(("laws", "begun"), [(("power",), True), (("power", law_name(Own)), False)])
+def test_a_scoreboard_of_a_law_of_ones_own_is_made_where_that_law_is_known(laws, begun, sweep, monkeypatch):
+    evidence = Evidence(pd.concat([sweep] * 5, ignore_index=True))
+    assert len(evidence.points) >= WORTH_A_PROCESS
+    monkeypatch.setattr(Evidence, "_laws", lambda self: laws)
+    monkeypatch.setattr("isoflop.analysis.evidence.BackgroundCall", lambda *args, **kwargs: args)
+    evidence.begin()
+    assert (BEGUN in evidence.done) is begun

@@ -90,7 +90,7 @@ def jobs(table: pd.DataFrame, full: Fit, user: SciPyUser) -> dict[str, tuple[Cal
     return {
         "fit": (lambda: fit("chinchilla", table, objective=Huber(DELTA)), 1.0),
         "fit, least squares": (lambda: fit("chinchilla", table, objective=LeastSquares()), 1.0),
-        "jackknife, 240": (lambda: (full.__dict__.pop("jackknife", None), jackknife(full)), 1.0),  # a fit keeps its own
+        "jackknife, 240": (lambda: (full.__dict__.pop("_jackknife", None), jackknife(full)), 1.0),  # a fit keeps it
         "bootstrap, 1,000": (lambda: bootstrap(full, RESAMPLES), 1.0),
         "SciPy, 4,500 L-BFGS-B": (user.grid, len(GRID) / STARTS_SAMPLED),
         "SciPy, 1,000 BFGS": (lambda: user.resamples(optimum), RESAMPLES / RESAMPLES_SAMPLED),

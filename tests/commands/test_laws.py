@@ -58,7 +58,7 @@ def test_json_has_the_promised_keys_and_the_law(csv):
         assert lo < truth < hi
     assert found["starts"]["n"] >= 8
     assert found["bootstrap"]["n"] == 50
-    assert all({"code", "severity", "message", "remedy"} == set(f) for f in found["findings"])
+    assert all({"code", "severity", "message", "remedy", "columns"} == set(f) for f in found["findings"])
     assert isoflop_json("fit", csv, "--bootstrap", 50) == found
 
 

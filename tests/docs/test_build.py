@@ -14,6 +14,7 @@ from typer.main import get_command
 import isoflop
 from docs import build
 from isoflop.__main__ import app
+from isoflop.analysis.page.checklist import _RULES
 from isoflop.analysis.readme import KEPT
 from isoflop.scaling.table.runs import read_runs, write_run
 from tests.support.answers import answer_of, command_of, differ, kept
@@ -101,7 +102,9 @@ def test_links_lead_to_pages_and_headings():
 
 def test_the_site_names_every_page():
     named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
-    assert named == {p.name for p in PAGES} | {"laws/index.md", "commands/index.md", "python.md", "calibration.md"}
+    assert named == {p.name for p in PAGES} | {"laws/index.md", "commands/index.md", "python.md", "calibration.md"} | {
+        "findings.md"
+    }
 
 
 def test_the_reference_holds_every_law_command_option_and_public_name():
@@ -116,6 +119,19 @@ def test_the_reference_holds_every_law_command_option_and_public_name():
             option in commands[f"commands/{name}.md"] for p in command.params for option in p.opts if "-" in option
         )
     assert all(f"## {name}\n" in python for name in isoflop.__all__)
+
+
+def test_the_reference_holds_every_finding_with_what_it_says_and_what_removes_it():
+    page = build.findings_page()["findings.md"]
+    rows = re.findall(r"^\| `(.*?)` \| (.+) \| (.+) \|$", page, re.MULTILINE)
+    codes = [code for code, _, _ in rows]
+    assert page.count("\n| ") == len(rows) + 2
+    assert all(re.fullmatch(r"[a-z_]+|\.\.\._matters", code) for code in codes)
+    named = {code for rule in _RULES for code in rule.findings} | set(
+        re.findall(r"^\| `(\w+)` \|", (build.DOCS / "how-sure.md").read_text().split("## Findings")[1], re.MULTILINE)
+    )
+    assert named - {"kappa_matters", "fail", "warn", "info"} <= set(codes)
+    assert dict(zip(codes, rows, strict=True))["exponents_drift"][1].startswith("the residuals follow ln n_params")
 
 
 @pytest.mark.slow

@@ -50,8 +50,9 @@ RESULTS = {
     "suggest": lambda: isoflop.suggest(budget=1e19, target=1e21, from_law="besiroglu-2024"),
     "tune": lambda: isoflop.tune(isoflop.example("lr_transfer"), arm="mup"),
 }
-OTHERS = {  # that return a table, a dictionary, a module, or what tests of their own look at
-    "check_bundle", "example", "laws", "ledger", "plan", "plot", "read_table", "report", "run", "share", "status",
+OTHERS = {  # that return a table, a list, a dictionary, a module, or what tests of their own look at
+    "Huber", "LeastSquares", "check_bundle", "diagnose", "example", "laws", "ledger", "plan", "plot", "read_table",
+    "report", "run", "share", "status",
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ GIVEN: dict[str, dict[str, Any]] = {  # what each function is called with beside
     "batch": {"table": RUNS},
     "bootstrap": {"fit": FITTED},
     "compare": {"table": RUNS},
+    "diagnose": {"fit": FITTED},
     "fit": {"form": "chinchilla", "data": RUNS},
     "gate": {"table": RUNS, "target": 1e12},
     "hold_out": {"table": RUNS},
@@ -109,6 +110,7 @@ TAKE_A_TABLE = {
     name: next(iter(parameters)) if name != "fit" else "data"
     for name in isoflop.__all__
     if callable(getattr(isoflop, name))
+    and name != "diagnose"  # its table is the one that was fitted
     and {"table", "data"} & {*(parameters := inspect.signature(inspect.unwrap(getattr(isoflop, name))).parameters)}
 }
 MORE = {

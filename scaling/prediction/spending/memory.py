@@ -132,6 +132,11 @@ def predict_memory(
         raise ValueError(
             f"--memory tells parameters that a token meets from those in memory: --params active, not {params}"
         )
+    if EXPERTS.name in table and pd.to_numeric(table[EXPERTS.name], errors="coerce").fillna(0).le(0).all():
+        raise ValueError(
+            f"{table.attrs.get('source', 'table')}: {EXPERTS.name} is 0 in every row, as of dense models; how many "
+            "experts fit into a memory takes runs of several numbers of them"
+        )
     # A plain table has one count of parameters, which is taken for the active ones.
     convention = params if is_runs(table) else "matrices"
     data = points(table, params=convention, compute=compute, inputs=COLUMNS)

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
-SCHEDULES = ("wsd", "cosine", "linear", "constant")  # of the runner
-NAMED = (*SCHEDULES, "wsdld", "wsdcon")
-DECAYS: dict[str, Callable[[float], float]] = {
+DECAYS: dict[str, Callable[[float], float]] = {  # from the warm-up to the horizon; another is added here
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
     "linear": lambda share: 1 - share,
 }
+SCHEDULES = ("wsd", *DECAYS, "constant")  # of the runner
+NAMED = (*SCHEDULES, "wsdld", "wsdcon")
 COOLDOWNS: dict[str, Callable[[float], float]] = {
     "linear": lambda share: 1 - share,
     "1-sqrt": lambda share: 1 - math.sqrt(share),  # Haegele et al. 2405.18392, section 4
@@ -93,7 +93,10 @@ class Schedule:
 
 
 def learning_rate(schedule: Shape, step: int, steps: int) -> tuple[float, str]:
-    """Multiplier for the update that follows `step` finished ones, of `steps` in all, and the phase's name."""
+    """Multiplier for the update that follows `step` finished ones, of `steps` in all, and the phase's name.
+
+    Raises ValueError for a schedule that is none of NAMED.
+    """
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps, "warmup"
     if schedule.name == "constant":
@@ -101,6 +104,8 @@ def learning_rate(schedule: Shape, step: int, steps: int) -> tuple[float, str]:
     if schedule.name in DECAYS:
         share = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
         return _down_to(schedule.final_fraction, DECAYS[schedule.name](share)), "decay"
+    if schedule.name not in _COOLING:
+        raise ValueError(f"schedule {schedule.name!r} has no rates: its decay belongs in DECAYS")
     start = cooldown_start(schedule, steps)
     if step < start:
         return 1.0, "constant"

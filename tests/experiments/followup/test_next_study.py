@@ -11,6 +11,7 @@ import yaml
 from isoflop.experiments.config import ModelSpec, OptimSpec, ScheduleSpec
 from isoflop.experiments.finished.bundle import write_bundle
 from isoflop.experiments.followup.next_study import next_runs, runnable, write_study
+from isoflop.experiments.followup.optim_file import emit_optim
 from isoflop.experiments.followup.template import (
     PARTS,
     NextStudyError,
@@ -26,6 +27,8 @@ from isoflop.models.config import count_params, flops_per_token, n_matrices, n_t
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.read import read_table
 from isoflop.scaling.table.runs import final_rows
+from isoflop.scaling.tuning.tune import tune
+from tests.support.root import RESULTS
 from tests.support.tables.shared import DATA, write_shared
 
 QUICK = files("isoflop.experiments") / "results" / "quick.parquet"
@@ -207,3 +210,28 @@ def test_a_configuration_of_somebody_else_is_refused_unless_it_is_one(tmp_path, 
     (folder / "configs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ValueError, match=r"configs\.jsonl, run"):
         template_of(runs, folder)
+
+
+def bare(table):
+    """The table as pandas makes it of two: without where it was read."""
+    made = pd.concat([table.iloc[:30], table.iloc[30:].assign()], ignore_index=True)
+    made.attrs = {}
+    return made
+
+
+def test_a_table_that_pandas_made_is_gone_on_from_and_the_file_may_be_text(quick, tmp_path):
+    out = str(tmp_path / "experiment" / "next.yaml")
+    found = next_runs(bare(quick), budget=1e12, target=1e14, out=out)
+    assert found.file == Path(out)
+    assert "experiment=next" in found.command
+    with pytest.raises(NextStudyError, match="no run has finished"):
+        next_runs(bare(quick).assign(state="failed"), budget=1e12, target=1e14)
+
+
+@pytest.mark.slow
+def test_mixtures_and_settings_of_such_a_table_are_written_too(tmp_path):
+    mixed, tuned = (bare(read_table(RESULTS / f"{name}.parquet")) for name in ("mixture_known", "hp_law"))
+    out = str(tmp_path / "next.yaml")
+    budget = 3.5 * float(mixed["flops"].max())
+    assert next_runs(mixed, budget=budget, target=1e12, goal="mixture", out=out).file == Path(out)
+    assert emit_optim(tune(tuned), tuned, tmp_path / "mine.yaml").file.exists()

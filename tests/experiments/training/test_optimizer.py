@@ -1,6 +1,7 @@
 """Muon: updates are orthogonal at every width, its FLOPs are counted, and it resumes and trains like AdamW does."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,3 +154,24 @@ def test_gradients_are_made_smaller_where_their_norm_is_larger_and_never_larger(
     optimizer.gradients.copy_(made)
     optimizer.clip_gradients()
     torch.testing.assert_close(optimizer.gradients, made * (clipped / norm), rtol=1e-4, atol=0)
+
+
+class SignDescent(FlatAdamW):
+    """An optimizer that a user adds: by the sign of the gradient."""
+
+    name = "sign"
+
+    def update(self, learning_rate):
+        self.weights -= learning_rate * self.gradients.sign()
+
+
+@pytest.mark.parametrize(("kind", "kernels"), [(FlatAdamW, True), (FlatMuon, False), (SignDescent, False)])
+def test_the_kernels_of_adamw_take_the_steps_of_adamw_alone(kind, kernels, monkeypatch):
+    monkeypatch.setitem(KINDS, kind.name, kind)
+    steps = []
+    fused = SimpleNamespace(step=lambda *args, **kwargs: steps.append("kernels"))
+    monkeypatch.setattr(FlatAdamW, "_fused", lambda self, sizes: fused)  # as on a GPU
+    monkeypatch.setattr(kind, "update", lambda self, learning_rate: steps.append("update"))
+    model = initialize(build_model(SHAPES["transformer"]), 0)
+    build_optimizer(model, OptimSpec(name=kind.name)).step(torch.tensor(0.02))
+    assert steps == (["kernels"] if kernels else ["update"])

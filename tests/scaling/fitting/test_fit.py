@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, LeastSquares, fit, predict_loss
-from isoflop.scaling.fitting.fit_text import fit_dict
 from isoflop.scaling.fitting.search.search import robust_scale, weighted_median
 from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.broken import BNSL
@@ -354,7 +353,7 @@ def test_wrong_arguments_name_themselves():
 
 
 def test_summary_has_the_stable_keys_and_says_what_was_done(epoch_fit):
-    summary = fit_dict(epoch_fit)
+    summary = epoch_fit.to_dict()
     wanted = {"law", "params", "objective", "delta", "n_points", "n_clusters", "status", "message", "starts", "derived"}
     assert wanted | {"intervals", "level", "findings"} <= set(summary)
     assert summary["starts"] == {"n": 8, "share_at_best": 1.0}
@@ -474,3 +473,62 @@ def test_weights_in_a_series_are_those_of_its_index():
         fit("chinchilla", table, weights=pd.concat([given, given[:1]]))
     twice = pd.concat([table, table])  # an index that is the table's own needs no names
     assert fit("chinchilla", twice, weights=pd.concat([given, given])).law.alpha > 0
+
+
+@pytest.mark.parametrize("conventions", [{}, {"params": "total", "compute": "6nd"}, {"params": "no-embedding"}])
+@pytest.mark.parametrize("law", ["kaplan", "power"])
+def test_a_fit_predicts_every_row_of_its_own_table(law, conventions, study_table):
+    fitted = fit(law, study_table, n_starts=4, **conventions)
+    predicted = fitted.predict(study_table)
+    assert predicted.shape == (len(study_table),)
+    ends = (study_table["final"] & (study_table["state"] == "done")).to_numpy()
+    assert predicted[ends] == pytest.approx(fitted.predicted, rel=0, abs=0)
+
+
+def test_a_fit_predicts_what_it_can_be_fitted_to(study_table):
+    table = table_of(SURFACE, isoflop(12))
+    named = table[["n_params", "tokens", "loss"]].rename(columns={"n_params": "N", "tokens": "D"})
+    fitted = fit("chinchilla", named, n_starts=4)
+    for form in (named, named.to_dict("list"), named.to_dict("records"), named.drop(columns="loss"), table):
+        assert fitted.predict(form) == pytest.approx(fitted.predicted)
+    with pytest.raises(FitError, match="needs the column 'tokens' in every row"):
+        fitted.predict({"n_params": [1e5]})
+    with pytest.raises(TableError, match=r"the fit took the sizes of its table as given: give columns n_params"):
+        fitted.predict(study_table)
+
+
+def test_law_and_table_are_taken_in_either_order():
+    table = table_of(SURFACE, isoflop(12))
+    known = fit("power", table, n_starts=2)
+    for one, other in ((table, "power"), (table, Power), (points(table), "power"), (table.to_dict("list"), "power")):
+        assert fit(one, other, n_starts=2).value == known.value
+    with pytest.raises(TypeError, match=r"^chinchilla: a table is a DataFrame, and this is a path"):
+        fit("power", "chinchilla")
+    for law in (None, 3, table):
+        with pytest.raises(ValueError, match=r"^a law is a name, a class or module:Class, and this is of type \w+$"):
+            fit(law, table)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"objective": "huber"}, r"^objective='huber': it must be isoflop\.Huber\("),
+        ({"objective": Huber}, r"^objective=<class .*: it must be isoflop\.Huber\("),
+        ({"fixed": "E"}, r"^fixed='E': it must hold numbers by parameter"),
+        ({"fixed": ["E"]}, r"^fixed=\['E'\]: it must hold"),
+        ({"fixed": {"E": None}}, r"^fixed={'E': None}: it must be a number"),
+        ({"fixed": {"E": "a"}}, r"^fixed={'E': 'a'}: it must be a number"),
+        ({"fixed": {"E": True}}, r"^fixed={'E': True}: it must be a number"),
+        ({"free": "gamma"}, r"^free: gamma: chinchilla has no parameter 'gamma'"),
+        ({"free": ["E", "gamma"]}, r"^free: gamma: chinchilla has no parameter 'gamma'"),
+    ],
+)
+def test_a_choice_that_is_none_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        fit("chinchilla", table_of(SURFACE, isoflop(12)), **wrong)
+
+
+def test_parameters_to_free_are_one_name_or_several():
+    table = table_of(SURFACE, isoflop(35))
+    for free in ("kappa", ["kappa"], ("kappa",)):
+        assert "kappa" in fit("chinchilla", table, free=free, n_starts=1).free

@@ -9,7 +9,7 @@ from scipy.stats import t as student
 
 from isoflop.scaling.findings.finding import variant
 from isoflop.scaling.fitting.fit import Huber, LeastSquares, fit
-from isoflop.scaling.fitting.fit_text import fit_dict, fit_text
+from isoflop.scaling.fitting.fit_text import fit_text
 from isoflop.scaling.fitting.noise_model import (
     MOST_FALLING,
     SHARED_PRIOR,
@@ -143,7 +143,7 @@ def test_a_variant_keeps_the_noise_model_and_text_and_json_name_it(falling):
     reported = f"falling as N^-{falling.falls:.2f}"
     assert reported in str(falling)
     assert reported in fit_text(falling)
-    assert fit_dict(falling)["noise_falls"] == falling.falls
+    assert falling.to_dict()["noise_falls"] == falling.falls
 
 
 def _likely(design, studies):

@@ -9,13 +9,14 @@ from scipy.stats import f, norm, t
 
 from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting import uncertainty
+from isoflop.scaling.fitting.draws import intervals
 from isoflop.scaling.fitting.fit import FitError, Huber, LeastSquares, fit
 from isoflop.scaling.fitting.fit_text import fit_text
 from isoflop.scaling.fitting.profile_likelihood import profile
 from isoflop.scaling.fitting.refit import refit
 from isoflop.scaling.fitting.search.search import search
 from isoflop.scaling.fitting.solver.minimise import minimise
-from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, intervals, jackknife, predict
+from isoflop.scaling.fitting.uncertainty import GROUPS, MOST_CLUSTERS, bootstrap, jackknife, predict
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from tests.support.fits.calibrated import fit_intervals
 from tests.support.fits.hard_fits import SURFACE, collinear, isoflop
@@ -190,6 +191,12 @@ def test_prediction_interval_is_wider_than_the_law_and_covers_new_runs():
 def test_unknown_quantities_and_too_few_clusters_are_named(fitted):
     with pytest.raises(ValueError, match="no parameter or exponent 'gamma'; there are E, A, B"):
         jackknife(fitted).interval("gamma")
+    for name in ("gamma", "value"):
+        with pytest.raises(ValueError, match=f"no parameter or exponent '{name}'; there are E, A, B"):
+            jackknife(fitted).estimate(name)
+    for refitted in (jackknife, bootstrap):
+        with pytest.raises(TypeError, match=r"as isoflop.fit\(law, table\) gives it, and this is a DataFrame"):
+            refitted(noisy())
     with pytest.raises(ValueError, match="no column 'machine' to resample by"):
         bootstrap(fitted, 10, by="machine")
     with pytest.raises(ValueError, match="it must lie between 0 and 1"):

@@ -1,8 +1,13 @@
 """`isoflop.read_table`: which of two readers' refusals is told."""
 
+from pathlib import Path
+
 import pytest
 
+from isoflop.scaling.imports.assemble import ImportOptions
+from isoflop.scaling.imports.read import import_source
 from isoflop.scaling.imports.read_table import read_table
+from isoflop.scaling.imports.source import SourceError
 from isoflop.scaling.table.columns import TableError
 
 RUNS = "Params,Tokens,Loss\n124M,1e9,3.5\n355M,1e9,3.3\n"
@@ -35,3 +40,26 @@ def test_where_both_readers_refuse_the_first_is_told(tmp_path):
     (tmp_path / "wide.csv").write_text(WIDE)
     with pytest.raises(TableError, match="no column 'loss'"):
         read_table(tmp_path / "wide.csv")
+
+
+@pytest.mark.parametrize(
+    "address", ["https://example.org/runs.csv", "http://example.org/runs", "s3://bucket/runs.parquet"]
+)
+def test_the_address_of_a_server_is_no_missing_file(address):
+    message = rf"^{address}: only files and folders are read; download it first$"
+    with pytest.raises(TableError, match=message):
+        read_table(address)
+    with pytest.raises(SourceError, match=message):
+        import_source(Path(address), "auto", ImportOptions(), {})
+
+
+def test_the_home_of_the_user_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "runs.csv").write_text("n_params,tokens,loss\n1e7,2e8,3.91\n")
+    assert len(read_table("~/runs.csv")) == 1
+    with pytest.raises(TableError, match=r"^~nobody_at_all/runs.csv: no such file or folder"):
+        read_table("~nobody_at_all/runs.csv")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "runs.csv").write_text("n_params,tokens,loss\n1e7,2e8,3.91\n1e8,2e9,3.0\n")
+    assert len(read_table("~/runs.csv")) == 2

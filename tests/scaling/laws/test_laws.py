@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 
 from isoflop.scaling import laws
 from isoflop.scaling.fitting.problem import FitProblem
-from isoflop.scaling.laws import LAWS, PRESETS, get_law, with_role
+from isoflop.scaling.laws import LAWS, PRESETS, form_of, get_law, taken_names, with_role
 from isoflop.scaling.laws.axes.data_constrained import DataConstrained
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
 from isoflop.scaling.laws.kaplan import Kaplan
-from isoflop.scaling.laws.law import Law, minimise_scalar
+from isoflop.scaling.laws.law import Box, Law, minimise_scalar
 from isoflop.scaling.laws.power import PowerN
 from isoflop.scaling.laws.saturating import Saturating
 
@@ -50,6 +51,37 @@ def test_every_form_carries_the_facts_that_others_ask_of_it(name):
         assert set(preset.fixed) <= set(form.parameters())
         assert form.ties or not preset.tied
     assert instance(name).written().isascii()
+    assert taken_names(form) == []
+
+
+def own_law(*parameters: str, bases=(Law,)) -> type[Law]:
+    """A user's form with these parameters."""
+    form = make_dataclass("Own", [(name, float) for name in parameters], bases=bases, frozen=True)
+    form.box = dict.fromkeys(parameters, Box(0.1, 1.0))
+    return form
+
+
+class WithExponents(Law):
+    def exponents(self, cost=None):
+        return {"a": 0.5}
+
+
+@pytest.mark.parametrize(
+    "taken",
+    ["value", "converged", "law", "status", "noise", "at_bound", "free", "k_low", "k_high", "name", "values", "optimal",
+     "irreducible"],
+)  # fmt: skip
+def test_a_parameter_is_not_called_as_what_stands_beside_it(taken):
+    with pytest.raises(ValueError, match=f"its parameter {taken} has a name that .* such as {taken}_0"):
+        form_of(own_law("k", taken))
+    form_of(own_law("k", f"{taken}_0"))
+
+
+@pytest.mark.parametrize("name", ["a", "b", "frontier", "a_low"])
+def test_a_parameter_is_called_as_an_exponent_only_where_the_law_has_none(name):
+    form_of(own_law("k", name))
+    with pytest.raises(ValueError, match=f"its parameter {name} has a name"):
+        form_of(own_law("k", name, bases=(WithExponents,)))
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -283,3 +315,56 @@ def test_the_best_size_of_a_formula_is_found_whether_it_is_analytic_or_not(terms
 def test_a_minimum_at_a_kink_is_found(kink):
     (at,) = minimise_scalar(lambda u: np.maximum(kink - u, 3 * (u - kink)), np.array([-2.0]), np.array([2.5]))
     assert at == pytest.approx(kink, abs=1e-7)
+
+
+def law_file(floor: float) -> str:
+    law = "from isoflop.scaling.laws.chinchilla import Chinchilla\nclass Mine(Chinchilla):\n    name = 'mine'\n"
+    return f"{law}    floor = {floor}\n"
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Two folders with a module of the same name, and a package of it."""
+    for name, floor in (("one", 1.5), ("two", 2.5)):
+        (tmp_path / name / "owned").mkdir(parents=True)
+        for file in ("ownlaw_here.py", "owned/__init__.py", "owned/inner.py"):
+            (tmp_path / name / file).write_text(law_file(floor))
+    monkeypatch.setattr(laws, "_OWN", {})
+    yield tmp_path
+    for name in ("ownlaw_here", "owned", "owned.inner"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("module", ["ownlaw_here", "owned", "owned.inner"])
+def test_a_law_by_module_is_the_one_that_the_file_holds_now(module, folders, monkeypatch):
+    path = list(sys.path)
+    for folder, floor in (("one", 1.5), ("two", 2.5), ("one", 1.5)):
+        monkeypatch.chdir(folders / folder)
+        assert get_law(f"{module}:Mine")[0].floor == floor
+        assert get_law(f"{module}:Mine")[0] is get_law(f"{module}:Mine")[0]
+    file = Path(sys.modules[module].__file__)
+    for floor in (1.6, 1.7):  # of the same length, within one second
+        file.write_text(law_file(floor))
+        os.utime(file, ns=(0, int(floor * 1e9)))
+        assert get_law(f"{module}:Mine")[0].floor == floor
+    assert sys.path == path
+    monkeypatch.chdir(folders)
+    with pytest.raises(ValueError, match="cannot be imported: No module named"):
+        get_law(f"{module}:Mine")
+
+
+@pytest.mark.parametrize("text", ["class Mine(:", "1 / 0", "raise KeyError('x')", "from nowhere_at_all import x"])
+def test_a_module_that_ends_in_an_error_is_named_with_it(text, folders, monkeypatch):
+    monkeypatch.chdir(folders / "one")
+    path = list(sys.path)
+    Path("ownlaw_here.py").write_text(text)
+    with pytest.raises(ValueError, match=r"law 'ownlaw_here:Mine' cannot be imported: (\w+Error: |No module)"):
+        get_law("ownlaw_here:Mine")
+    assert sys.path == path
+
+
+def test_a_law_of_a_session_is_the_class_that_was_given(monkeypatch, folders):
+    monkeypatch.chdir(folders / "one")
+    given = get_law("ownlaw_here:Mine")[0]
+    assert get_law(laws.law_name(given))[0] is given
+    assert get_law(laws.law_name(own_law("k")))[0].parameters() == ("k",)

@@ -1,5 +1,7 @@
 """Conventions give the counts they name, and nothing is dropped or assumed in silence."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,13 @@ from isoflop.models.config import (
     training_flops_per_token,
 )
 from isoflop.models.config import count_params as count_groups
+from isoflop.scaling.design.planning import plan_from_table
+from isoflop.scaling.findings.sensitivity import chinchilla_sensitivity
+from isoflop.scaling.fitting.fit import fit
+from isoflop.scaling.prediction.forecast import forecast_loss
+from isoflop.scaling.prediction.predict import predict, predict_table
+from isoflop.scaling.selection.holdout import choose, hold_out
+from isoflop.scaling.selection.scoreboard import compare
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.conventions import count_params, points
 from isoflop.scaling.table.formats.run_columns import PARAM_GROUPS
@@ -263,3 +272,37 @@ def test_losses_that_were_stated_in_bits_are_converted_once(tmp_path):
     again = points(pd.DataFrame(table.to_dict("list")))
     assert again.loss_unit == points(table).loss_unit == "nats/byte"
     np.testing.assert_allclose(again.frame["loss"], KNOWN["loss"] * np.log(2))
+
+
+TAKE_POINTS = {  # every function that takes Points and conventions
+    "points": points,
+    "fit": partial(fit, "chinchilla"),
+    "predict": partial(predict, flops=1e20),
+    "predict at": partial(predict, at={"n_params": 1e9, "tokens": 1e10}, laws="chinchilla"),
+    "predict_table": partial(predict_table, at=KNOWN),
+    "forecast_loss": partial(forecast_loss, target=None),
+    "hold_out": hold_out,
+    "choose": choose,
+    "compare": compare,
+    "plan_from_table": partial(plan_from_table, budget=1e12, target=1e14),
+    "chinchilla_sensitivity": chinchilla_sensitivity,
+}
+
+
+@pytest.mark.parametrize("name", TAKE_POINTS)
+@pytest.mark.parametrize(
+    ("params", "compute"), [("total", None), ("matrices", "6nd"), (None, "bogus"), ("bogus", None)]
+)
+def test_points_have_their_conventions_and_no_others(name, params, compute, study_table):
+    own = points(study_table)
+    with pytest.raises(TableError, match=r"these Points are of (params='matrices'|compute='exact'); give their table"):
+        TAKE_POINTS[name](own, params=params, compute=compute)
+
+
+def test_points_have_their_clusters_and_none_others(study_table):
+    own = points(study_table, params="total", compute="6nd", cluster="row")
+    assert points(own) is own
+    assert points(own, params="total", compute="6nd", cluster="row") is own
+    assert fit("power", own, params="total", n_starts=2).points.cluster == "row"
+    with pytest.raises(TableError, match="cluster='trunk_id': these Points are of cluster='row'"):
+        fit("power", own, cluster="trunk_id")

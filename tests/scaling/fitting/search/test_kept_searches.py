@@ -76,7 +76,7 @@ def test_fits_searched_for_together_and_refitted_together_are_to_the_bit_those_o
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.theta, other.theta)
         pd.testing.assert_frame_equal(one.starts, other.starts)
-        pd.testing.assert_frame_equal(jackknife(one).frame, other.__dict__["jackknife"].frame)
+        pd.testing.assert_frame_equal(jackknife(one).frame, other.__dict__["_jackknife"].frame)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ def test_a_law_without_tokens_is_given_those_of_the_table():
         (RUNS, {"laws": ("chinchilla",)}, ValueError, "none of chinchilla reads the column experts"),
         (RUNS, {"memory": 1.0}, PredictError, "no model"),
         (RUNS, {"memory": np.inf}, ValueError, "memory=inf: it must be positive and finite"),
+        (RUNS.assign(experts=0), {}, ValueError, "experts is 0 in every row, as of dense models; how many experts"),
+        (read_table(RESULTS / "quick.parquet"), {}, ValueError, "experts is 0 in every row, as of dense models"),
         (RUNS, {"bytes_per_parameter": 0.0}, ValueError, "bytes_per_parameter=0: it must be"),
     ],
 )

@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from isoflop.scaling.table.schedules.schedule import Schedule, learning_rate
+from isoflop.scaling.table.schedules.schedule import DECAYS, NAMED, SCHEDULES, Schedule, learning_rate
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,21 @@ def test_what_no_schedule_is(given, message):
 def test_a_schedule_in_words():
     assert str(Schedule("wsd", 100)) == "wsd, cools down over the last 20%"
     assert str(Schedule("cosine", 100)) == "cosine"
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_schedule_has_rates_that_end_where_it_says(name):
+    schedule = Schedule(name, 10, 0.3, final_fraction=0.1)
+    rates = schedule.rates(1000)
+    assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert rates[-1] == pytest.approx(1.0 if name == "constant" else 0.1, abs=0.03)
+
+
+def test_a_decay_is_a_schedule_and_what_is_none_has_no_rates(monkeypatch):
+    assert {*DECAYS} < {*SCHEDULES} < {*NAMED}
+    assert SCHEDULES == ("wsd", "cosine", "linear", "constant")
+    other = SimpleNamespace(**vars(Schedule("wsd", 2)) | {"name": "inverse-sqrt"})
+    with pytest.raises(ValueError, match="schedule 'inverse-sqrt' has no rates: its decay belongs in DECAYS"):
+        learning_rate(other, 5, 10)
+    monkeypatch.setitem(DECAYS, "inverse-sqrt", lambda share: 1 - share**0.5)
+    assert learning_rate(other, 2, 10) == (1.0, "decay")
