@@ -334,7 +334,7 @@ class TableReader:
     """Reads tables of metrics: W&B exports and histories, OLMo's metrics, any CSV, TSV, JSON, parquet or `sheet`."""
 
     sheet: str | None = None
-    settings: Mapping[Path, Path] = field(default_factory=dict)  # of the runs in a folder
+    settings: Mapping[Path, Path] = field(default_factory=dict, compare=False)  # of the runs in a folder
     keep_unfinished: bool = False
     kinds: ClassVar[tuple[str, ...]] = ("wandb", "olmo", "table")
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
