@@ -12,7 +12,7 @@ from isoflop.arguments import NOT_NEGATIVE, POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
-from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
+from isoflop.scaling.laws import Laws, columns_read, law_names
 from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.laws.inputs import STANDARD
 from isoflop.scaling.laws.law import Law
@@ -153,7 +153,7 @@ def predict(
     loss = forecast_loss(data, target, named)
     loss = replace(loss, settings=setting_findings(table, data, columns_read(named or ())))
     # The forecast of a law that reads unique tokens has them already; the others need an allocation for them.
-    own = loss.surface is None and all("U" in get_law(law)[0].inputs for law in loss.laws.index)
+    own = all("U" in law.inputs for law in loss.fitted.values())
     servings, failed, notes = allocations(loss, inference_tokens, token_cap, None if own else unique_tokens)
     loss = replace(loss, notes=(*loss.notes, *notes))
     if price_per_token is None and price_per_flop is not None:

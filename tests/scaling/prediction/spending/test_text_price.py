@@ -23,8 +23,7 @@ def forecast():
     N, D, U = (a.ravel() for a in axes)
     frame = pd.DataFrame({"n_params": N, "tokens": D, "unique_tokens": np.minimum(U, D), "vocab_size": 49021})
     data = points(frame.assign(loss=predict_loss(TRUE, frame)))
-    laws = pd.DataFrame(index=["repeated"])
-    return SimpleNamespace(target=Target(1e19, unique_tokens=1e8), points=data, preferred="repeated", laws=laws)
+    return SimpleNamespace(target=Target(1e19, unique_tokens=1e8), points=data, fitted={"repeated": TRUE})
 
 
 @pytest.mark.slow
