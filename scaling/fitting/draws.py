@@ -183,16 +183,21 @@ class Draws(Answer):
         """The linearised fit: its columns (n, P) on rows of equal variance, what the coordinates move by for each unit
         of a row's residual when its cluster is left out (P, n), clusters (n,), and (X'X)^-1. None where laws of this
         fit have no common coordinates."""
-        fit = self.fit
-        if self.kind != "jackknife" or not isinstance(self.laws[0], fit.problem.form) or fit.noise < EXACT_NOISE:
+        design, label = self._design, self.left_out
+        if self.kind != "jackknife" or design is None:
             return None
-        design = (fit.problem.residuals(fit.theta[None])[1][0] * np.sqrt(fit.weights)).T
-        label = self.left_out
         gram = design.T @ design
         own = np.zeros((len(self), *gram.shape))
         np.add.at(own, label, design[:, :, None] * design[:, None, :])
         left = np.linalg.pinv(gram - own, rcond=1e-10, hermitian=True)
         return design, np.einsum("npq,nq->pn", left[label], design), label, np.linalg.pinv(gram, hermitian=True)
+
+    @property
+    def _design(self) -> Array | None:
+        """The columns (n, P) of the linearised fit on rows of equal variance; None where it has none."""
+        if not isinstance(self.laws[0], self.fit.problem.form) or self.fit.noise < EXACT_NOISE:
+            return None
+        return self.fit.weighted_design
 
     def standard_error_of(self, values: Array) -> Array:
         """The same of a quantity whose `values` (draws, ...) are known."""
@@ -259,8 +264,12 @@ class Draws(Answer):
     @cached_property
     def _to_slope(self) -> Array:
         """What takes values (G, k) of the refits, off their mean, to their slopes (P, k) in the parameters."""
-        theta = np.array([self.fit.problem.coordinates(law) for law in self.laws])
+        theta = np.array([self._coordinates(law) for law in self.laws])
         return np.linalg.pinv(theta - theta.mean(axis=0), rcond=1e-8)
+
+    def _coordinates(self, law: Law) -> Array:
+        """The free coordinates (P,) of one of the laws."""
+        return self.fit.problem.coordinates(law)
 
     @cached_property
     def _names(self) -> list[str]:
