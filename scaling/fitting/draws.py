@@ -85,21 +85,22 @@ class Draws(Answer):
         """Interval (lo, hi) of a scalar function of a law, or of a parameter or exponent by name.
 
         In log space where the quantity is positive in every draw, unless `positive` is False. That of the irreducible
-        loss lies between 0 and the lowest loss, or the estimate where that is higher, in the log space of what is left
-        of that; at its bound 0 it is one-sided (see `one_sided`). Raises ValueError for an unknown name or a level
-        outside 0 to 1.
+        loss lies between 0 and the lowest loss, or the estimate where that is beyond, in the log space of what is left
+        of the latter; at its bound 0 it is one-sided (see `one_sided`). Raises ValueError for an unknown name or a
+        level outside 0 to 1.
         """
         if not (isinstance(fn, str) and fn == self.fit.law.floor_name and fn in self.fit.free):
             lo, hi = (float(end) for end in self.band(fn, level, positive=positive))
             return lo, hi
-        most = max(float(self.fit.points.frame["loss"].min()), float(self.estimate(fn)))
+        estimate = float(self.estimate(fn))
+        least, most = min(0.0, estimate), max(float(self.fit.points.frame["loss"].min()), estimate)
         if self.one_sided(fn):
             lo, hi = 0.0, self._floor_at_most(fn, level)
         elif self.kind == "jackknife":  # a floor near the losses is known better than one far below them
             hi, lo = (most - float(end) for end in self.band(lambda law: most - getattr(law, fn), level))
         else:
             lo, hi = (float(end) for end in self.band(fn, level))
-        return min(max(lo, 0.0), most), min(max(hi, 0.0), most)
+        return min(max(lo, least), most), min(max(hi, least), most)
 
     def one_sided(self, name: str) -> bool:
         """Whether the interval of a parameter has one end only: that of an irreducible loss at its bound 0."""

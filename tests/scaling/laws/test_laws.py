@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_every_form_carries_the_facts_that_others_ask_of_it(name):
         assert set(preset.fixed) <= set(form.parameters())
         assert form.ties or not preset.tied
     assert instance(name).written().isascii()
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_what_is_added_to_every_loss_is_named_as_the_irreducible_one(name):
+    """By that name its interval ends at 0 and at the lowest loss, and checks ask whether it is identified."""
+    law, x = instance(name), columns(np.random.default_rng(0))
+    at = [x[k] for k in law.inputs]
+    for parameter, value in zip(law.parameters(), law.values().tolist(), strict=True):
+        more = replace(law, **{parameter: value + 0.25})(*at) - law(*at)
+        if np.allclose(more, 0.25, rtol=1e-6):
+            assert law.floor_name == parameter
 
 
 @pytest.mark.parametrize("name", LAWS)
