@@ -175,7 +175,7 @@ def _refuse_other_columns(laws: Sequence[str]) -> None:
 class TableForecast(Answer):
     """Forecasts of the runs of one table from another, and how they held.
 
-    `runs` has a row per run forecast: its quantities, predicted, error = ln(loss / predicted), pit (the probability
+    `runs` has a row per run forecast: its quantities, predicted, error = ln(predicted / loss), pit (the probability
     that the forecast gave to a loss at or below the measured one), and lo and hi at LEVELS. `r2` is of ln loss against
     its mean over these runs, `bias` the mean error, `rms` its root mean square, `coverage` the share inside by level.
     """
@@ -205,7 +205,8 @@ class TableForecast(Answer):
         r2 = f"R2 {self.r2:.4f} of ln loss, " if np.isfinite(self.r2) else ""
         lines = [
             f"{len(self.runs)} runs forecast by an average of {', '.join(self.weights)}; preferred {self.preferred}",
-            f"  {r2}too high by {-self.bias:+.2%} (mean ln(predicted / loss)), rms {self.rms:.2%}",
+            f"  {r2}too {'low' if self.bias < 0 else 'high'} by {abs(np.expm1(self.bias)):.2%} (geometric mean of "
+            f"predicted / loss), rms of ln loss {self.rms:.2%}",
             f"  intervals: {shares}",
         ]
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
@@ -302,7 +303,7 @@ def _held(
     """How the pooled forecasts of the runs held."""
     log_loss = np.log(target.frame["loss"].to_numpy(float))
     median = pooled.quantile(0.5)
-    error = log_loss - median
+    error = median - log_loss
     kept = [c for c in ("run_id", "n_params", "tokens", "flops", "unique_tokens", "loss") if c in target.frame]
     runs = target.frame[kept].assign(predicted=np.exp(median), error=error, pit=pooled.cdf(log_loss))
     coverage = {}

@@ -127,7 +127,7 @@ def test_a_whole_table_is_forecast_and_judged():
     found = predict_table(table, test, "chinchilla,chinchilla-tied")
     assert len(found.runs) == 7
     assert found.r2 > 0.9
-    assert found.bias == pytest.approx(np.log(test["loss"].to_numpy() / found.runs["predicted"]).mean())
+    assert found.bias == pytest.approx(np.log(found.runs["predicted"] / test["loss"].to_numpy()).mean())
     assert found.rms < 0.02
     assert found.coverage[0.95] == np.mean(found.runs["pit"].between(0.025, 0.975))
     one = test.iloc[2]
@@ -135,8 +135,12 @@ def test_a_whole_table_is_forecast_and_judged():
     assert found.runs["predicted"].iloc[2] == pytest.approx(alone.loss, rel=1e-9)
     assert found.runs[["lo_0.95", "hi_0.95"]].iloc[2].tolist() == pytest.approx(list(alone.intervals[0.95]), rel=1e-9)
     shifted = predict_table(table, test.assign(loss=1.1 * test["loss"]), "chinchilla")
-    assert shifted.bias == pytest.approx(np.log(1.1), abs=0.02)
-    assert f"too high by {-shifted.bias:+.2%} (mean ln(predicted / loss))" in str(shifted)
+    assert shifted.bias == pytest.approx(-np.log(1.1), abs=0.02)
+    assert (shifted.runs["error"] < 0).all()
+    assert f"too low by {-np.expm1(shifted.bias):.2%} (geometric mean of predicted / loss)" in str(shifted)
+    lowered = predict_table(table, test.assign(loss=test["loss"] / 1.1), "chinchilla")
+    assert (lowered.runs["error"] > 0).all()
+    assert f"too high by {np.expm1(lowered.bias):.2%} (geometric" in str(lowered)
     assert shifted.coverage[0.95] == 0
 
 
