@@ -15,6 +15,7 @@ from isoflop.answer import Answer
 from isoflop.arguments import MOST_DEVICES, POSITIVE, SHARE, check, whole
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import FitError
+from isoflop.scaling.fitting.line import FEWEST
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.prediction.batch.batch_of_runs import NoiseScale, noise_of_runs, steps_of_runs
 from isoflop.scaling.prediction.batch.size_batch import FEWEST_BATCHES, Exponent, SizeBatch, exponents, size_batch
@@ -302,7 +303,15 @@ def _findings(
             "narrow_span", "warn",
             f"no exponent of B in D by {' or by '.join(names)}: the fewest tokens of these sizes span a factor "
             f"{span:.3g}, no more than their errors, which B shares",
-            "add sizes, or losses, whose fewest tokens lie ten times apart, or more batches of each",
+            "add sizes whose fewest tokens lie ten times apart, or more batches of each",
+        )  # fmt: skip
+    counted = len({s.n_params for s in sizes})
+    if counted < FEWEST <= len(sizes):
+        yield Finding(
+            "few_sizes", "warn",
+            f"no exponent of B in D: the losses of a size are read off the same runs and err together, so that "
+            f"{len(sizes)} critical batches of {counted} sizes count as {counted}",
+            f"add sizes, to {FEWEST} or more",
         )  # fmt: skip
     if failed:
         yield Finding(
