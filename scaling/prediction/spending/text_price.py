@@ -56,10 +56,10 @@ class TextPurchase:
         run = f"{self.n_params:.4g} parameters on {self.tokens:.4g} tokens, {self.epochs:.3g} epochs"
         if not self.bought:
             return f"buy no text {money}: {run}, loss {self.loss:.4f}"
-        lo, hi = self.interval
+        lower, lo, hi = -np.expm1([-self.gain, -self.interval[0], -self.interval[1]])
         return (
             f"buy {self.bought:.4g} tokens {money}, {self.flops:.4g} FLOPs are left: {run}, loss {self.loss:.4f}, "
-            f"without {self.loss_without:.4f} ({self.gain:.2%}, {LEVEL:.0%} {lo:.2%} to {hi:.2%})"
+            f"lower by {lower:.2%} than the {self.loss_without:.4f} without ({LEVEL:.0%} {lo:.2%} to {hi:.2%})"
         )
 
 
