@@ -151,10 +151,10 @@ def compare(
     """Score `laws` (None: all) by rolling hold-outs along the column `by`, or by the one hold-out `above` that scale.
 
     The forecast average is of the laws of both N and D; a law of one of them has a score and weight 0. Where no laws
-    are named, the law preferred is one of the CANDIDATES, and a law that can neither be preferred nor averaged has no
-    intervals, since refits are the dearest part. `findings` checks the fits to the whole table. `on_law` is called with
-    each law's name before its fits, which can take seconds. Raises HoldOutError when the table allows no origin,
-    CompareError when no law can be scored on it.
+    are named, the law preferred and those averaged are of the CANDIDATES, as in a forecast, and a law that can neither
+    be preferred nor averaged has no intervals, since refits are the dearest part. `findings` checks the fits to the
+    whole table. `on_law` is called with each law's name before its fits, which can take seconds. Raises HoldOutError
+    when the table allows no origin, CompareError when no law can be scored on it.
     """
     data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table)).in_order()
     origins = rolling_origins(data, by=by, above=above)
@@ -171,7 +171,8 @@ def compare(
     refused = {law: reason for law in requested if (reason := (refused | no_score).get(law))}
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
-    averaged = {law: e for law, e in entrants.items() if _of_both(e.fit.law.inputs)} or entrants
+    both = {law: e for law, e in entrants.items() if _of_both(e.fit.law.inputs)}
+    averaged = {law: e for law, e in both.items() if law in among} or both or entrants
     weights = [forecast_weights(averaged, origins, upto=k) for k in range(len(origins) + 1)]
     averages, discrepancy = _averages(averaged, origins, weights)
     scored: dict[str, Sequence[Forecast | None]] = {law: e.forecasts for law, e in entrants.items()}

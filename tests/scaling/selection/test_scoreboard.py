@@ -224,6 +224,19 @@ def test_a_law_that_can_neither_be_preferred_nor_averaged_has_no_intervals(monke
     assert covered("power-n", "chinchilla")[0] == {"chinchilla": True, "power-n": True}
 
 
+def test_a_law_that_no_forecast_is_made_of_is_not_averaged(monkeypatch):
+    """Where no laws are named: `predict` and the report averaged the candidates, `compare` farseer too."""
+    table = isoflop_table(BESIROGLU, seed=0)
+    monkeypatch.setattr(scoreboard, "applicable", lambda data: ("chinchilla-tied", "kaplan"))
+    monkeypatch.setattr(scoreboard, "CANDIDATES", ("chinchilla-tied",))
+    board = compare(table, findings=False)
+    assert board.weights == {"chinchilla-tied": 1.0, "kaplan": 0.0}
+    assert board.frame.loc[AVERAGE, "error"] == pytest.approx(board.frame.loc["chinchilla-tied", "error"])
+    assert board.frame.loc["kaplan", "coverage"] >= 0
+    named = compare(table, ("chinchilla-tied", "kaplan"), findings=False)
+    assert named.weights["kaplan"] > 0 or named.frame.loc[AVERAGE, "error"] != board.frame.loc[AVERAGE, "error"]
+
+
 @pytest.mark.slow
 def test_gadre_has_a_score_or_a_reason_for_every_law(public_data):
     frame = pd.read_csv(public_data / "gadre_overtraining" / "runs.csv").query("dataset == 'c4_original'")
