@@ -40,6 +40,8 @@ from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.law_inputs import unlike
 
+ROUNDED = 1.05  # a factor of parameters and tokens: rounding below goes without a note
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Prediction(Answer):
@@ -341,6 +343,12 @@ def predict_from_law(
         value = run[what]
         if value is not None and not lo <= value <= hi:
             notes.append(f"{what} {value:.3g} lies outside the range that it was fitted on, {lo:.3g} to {hi:.3g}")
+    factor = known.rounded_by(flops or 1.0)
+    if factor > ROUNDED:
+        notes.append(
+            f"its constants are published with two digits: at {flops:.3g} FLOPs that alone may move the parameters and "
+            f"the tokens by a factor {factor:.2g}"
+        )
     formula = known.law.written() if isinstance(known.law, Law) else "an allocation of compute"
     conventions = {"params": known.params, "compute": known.compute, "tokenizer": known.tokenizer}
     return PublishedLoss(

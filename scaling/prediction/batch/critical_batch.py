@@ -99,7 +99,10 @@ class CriticalBatches(Answer):
             "schedule": None if self.schedule is None else plain(self.schedule),
             "meets": self.meets,
             "failed": self.failed,
-            "conventions": {"batch": "sequences" if self.sequences else "tokens", "exponent": "in the fewest tokens"},
+            "conventions": {
+                "batch": "sequences" if self.sequences else "tokens",
+                "exponent": f"in the fewest {'sequences' if self.sequences else 'tokens'}",
+            },
             "findings": [f.to_dict() for f in self.findings],
             "notes": list(self.notes),
         }  # fmt: skip
@@ -131,7 +134,7 @@ class CriticalBatches(Answer):
         for what, e in (("the hyperbola", self.exponent), ("20% overhead", self.overhead_exponent)):
             if np.isfinite(e.p):
                 lines.append(
-                    f"B ~ D^{e.p:.3f} [{e.interval[0]:.3f}, {e.interval[1]:.3f}] by {what}, D the fewest tokens"
+                    f"B ~ D^{e.p:.3f} [{e.interval[0]:.3f}, {e.interval[1]:.3f}] by {what}, D the fewest {unit}"
                 )
         lines += self._noise_lines() + self._schedule_lines()
         lines += [f"{name}: {why}" for name, why in self.failed.items()]

@@ -207,3 +207,13 @@ def test_a_forecast_tells_a_loss_or_is_refused():
     for mean in (800.0, -800.0):
         with pytest.raises(PredictError, match="do not tell the loss"):
             median_loss(average([of(mean, 0.1)], [1.0]))
+
+
+def test_a_published_allocation_of_two_digits_says_what_rounding_may_move():
+    (said,) = [n for n in predict_from_law("llama3-2024", flops=1e22).notes if "two digits" in n]
+    factor = 1e22**0.005 * (0.295 / 0.29)
+    assert f"by a factor {factor:.2g}" in said
+    assert not [n for n in predict_from_law("deepseek-2024", flops=1e25).notes if "digits" in n]
+    rule = PUBLISHED["llama3-2024"]
+    moved = (rule.law.d_coef + 0.005) * 1e22 ** (rule.law.d_exponent + 0.005)
+    assert moved / rule.law.optimal(1e22).D == pytest.approx(rule.rounded_by(1e22))

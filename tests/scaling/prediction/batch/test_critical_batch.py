@@ -178,3 +178,10 @@ def test_losses_of_one_size_count_once():
 def test_seeds_are_no_further_batches():
     table = pd.concat([steps_table(0.02), steps_table(0.03)])
     assert [s.batches for s in critical_batch(table).sizes] == [len(BATCHES)] * len(SIZES)
+
+
+@pytest.mark.parametrize(("unit", "column"), [("tokens", "batch_tokens"), ("sequences", "batch_sequences")])
+def test_the_data_of_the_exponent_are_in_the_unit_of_the_batches(unit, column):
+    found = critical_batch(steps_table().rename(columns={"batch_tokens": column}))
+    assert f"by the hyperbola, D the fewest {unit}" in str(found)
+    assert found.to_dict()["conventions"] == {"batch": unit, "exponent": f"in the fewest {unit}"}
