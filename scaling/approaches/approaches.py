@@ -190,8 +190,8 @@ def _power_of(fitted: Fit) -> PowerFit:
 def _agree(one: PowerFit, other: PowerFit, level: float) -> bool:
     """Whether the difference of the n_opt exponents is within the two half-widths at a level, combined as independent
     errors."""
-    widths = [p.n_half_width(level) for p in (one, other)]
-    return bool(abs(one.n_exponent - other.n_exponent) <= np.hypot(*widths))
+    apart = abs(one.n_exponent - other.n_exponent)
+    return bool(apart <= np.hypot(one.n_half_width(level), other.n_half_width(level)))
 
 
 def _name(row: Row) -> str:

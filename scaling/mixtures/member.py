@@ -116,10 +116,10 @@ class Member:
         moves[:, order] = np.linalg.solve(np.linalg.cholesky(information[np.ix_(order, order)]).T, lot.T).T
         thetas = np.stack([self.theta + moves, self.theta - moves], axis=1).reshape(2 * pairs, -1)[:count]
         laws = self.posterior.problem.laws(np.clip(thetas, self.posterior.lower, self.posterior.upper))
-        found, first = [], None
+        found: list[Member] = []
         for k, law in enumerate(laws):
-            first = None if k % 2 == 0 else found[-1].residual
-            found.append(self._at(law, lambda process, left, twin=first: process.drawn(left, lots, twin)))
+            twin = found[-1].residual if k % 2 else None
+            found.append(self._at(law, lambda process, left, twin=twin: process.drawn(left, lots, twin)))
         return found
 
     def _at(self, law: Law, process: Callable[..., Residual]) -> "Member":
