@@ -222,7 +222,7 @@ def _board(e: Evidence, among: list[str]) -> str:
         free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
         covered = _or_none(r.coverage, "{:.0%}")
         behind = f"{r.behind:z.2%} +- {r.behind_se:.2%}"
-        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{-r.bias:+z.2%}", covered, behind])
+        rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+z.2%}", covered, behind])
     head = ["law", "free", "mean error", "too high by", f"in {board.level:.0%} interval", "behind the best"]
     return table(head, rows)
 

@@ -44,8 +44,10 @@ def default_law(held_out: HoldOut) -> str:
 def prediction_frame(held_out: HoldOut) -> pd.DataFrame:
     """Every law's forecast of every run held out: measured, predicted, interval, relative_error = predicted / measured
     - 1, and residual = ln(measured / predicted)."""
-    cells = [f.cells.rename(columns={"error": "residual"}).assign(law=name) for name, f in held_out.forecasts.items()]
+    cells = [f.cells.assign(law=name) for name, f in held_out.forecasts.items()]
     frame = pd.concat(cells, ignore_index=True)
+    frame["error"] *= -1
+    frame = frame.rename(columns={"error": "residual"})
     return frame.assign(relative_error=frame["predicted"] / frame["loss"] - 1, chosen=frame["law"] == held_out.chosen)
 
 

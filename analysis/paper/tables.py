@@ -89,7 +89,7 @@ def laws(e: Evidence) -> str:
 
 
 def _scored(name: str, row: dict[str, Any], preferred: str) -> list[str]:
-    numbers = [percent(row["error"]), percent(row["error_se"]), percent(-row["bias"]), percent(row["coverage"], 0)]
+    numbers = [percent(row["error"]), percent(row["error_se"]), percent(row["bias"]), percent(row["coverage"], 0)]
     if name == AVERAGE:
         return ["forecast average", "", "--", *numbers]
     form, preset = get_law(name)

@@ -25,8 +25,9 @@ class NoAllocationError(ValueError):
 class PowerFit:
     """n_opt = n_coef flops^n_exponent and tokens_opt = tokens_coef flops^tokens_exponent, with intervals at `level`.
 
-    `n_error` is the standard error of n_exponent, `n_budgets` counts the budgets with an optimum: 0 where the line goes
-    through no optima of budgets (an envelope of curves, a law).
+    `n_error` is the standard error of n_exponent, `freedom` the degrees of freedom of its Student's t. `n_budgets`
+    counts the budgets with an optimum: 0 where the line goes through no optima of budgets (an envelope of curves, a
+    law).
     """
 
     n_exponent: float
@@ -38,6 +39,12 @@ class PowerFit:
     n_budgets: int
     level: float = LEVEL
     n_error: float = float("nan")
+    freedom: float = float("inf")
+
+    def n_half_width(self, level: float) -> float:
+        """Half the width of the interval of n_exponent at another level."""
+        own, other = (stdtrit(min(self.freedom, SURE), (1 + at) / 2) for at in (self.level, level))
+        return float(np.ptp(self.n_interval) / 2 * other / own)
 
     def n(self, flops: Any) -> Any:
         """The best number of parameters at `flops`."""
@@ -67,8 +74,10 @@ def allocation(optima: Sequence[IsoflopProfile] | pd.DataFrame, *, level: float 
     sure = SURE if "log_n_sd" in frame else 0.0  # standard deviations that come without their freedom are known
     known = frame["freedom"].to_numpy(float) if "freedom" in frame else np.full(len(x), sure)
     sd = np.where(known > 0, sd, sd[known > 0].mean() if (known > 0).any() else 0.0)
-    n_slope, n_at_zero, n_half, n_error = _line(x, np.log(frame["n_opt"].to_numpy(float)), sd, known.sum(), level)
-    t_slope, t_at_zero, t_half, _ = _line(x, np.log(frame["tokens_opt"].to_numpy(float)), sd, known.sum(), level)
+    n_slope, n_at_zero, n_half, n_error, freedom = _line(
+        x, np.log(frame["n_opt"].to_numpy(float)), sd, known.sum(), level
+    )
+    t_slope, t_at_zero, t_half, *_ = _line(x, np.log(frame["tokens_opt"].to_numpy(float)), sd, known.sum(), level)
     return PowerFit(
         n_exponent=n_slope,
         n_coef=float(np.exp(n_at_zero)),
@@ -79,6 +88,7 @@ def allocation(optima: Sequence[IsoflopProfile] | pd.DataFrame, *, level: float 
         n_budgets=len(frame),
         level=level,
         n_error=n_error,
+        freedom=freedom,
     )
 
 
@@ -90,9 +100,9 @@ def optima_frame(profiles: Sequence[IsoflopProfile]) -> pd.DataFrame:
 
 def _line(
     x: np.ndarray, y: np.ndarray, sd: np.ndarray, known: float, level: float
-) -> tuple[float, float, float, float]:
-    """Slope, value at x = 0, half-width of the slope's interval and its standard error; `known` are the degrees of
-    freedom of the sds.
+) -> tuple[float, float, float, float, float]:
+    """Slope, value at x = 0, half-width of the slope's interval, its standard error and the degrees of freedom of that;
+    `known` are those of the sds.
     """
     centred = x - x.mean()
     slope = float(centred @ y / (centred @ centred))
@@ -105,4 +115,4 @@ def _line(
     if scatter > 0 and known > 0 and fdtrc(scatter, known, seen / scatter / max(stated, 1e-300)) < REFUTED:
         freedom, error = scatter, np.sqrt(seen / scatter)
     half = stdtrit(freedom, (1 + level) / 2) * error
-    return slope, float(y.mean() - slope * x.mean()), float(half), float(error)
+    return slope, float(y.mean() - slope * x.mean()), float(half), float(error), float(freedom)

@@ -6,6 +6,7 @@ a Finding.
 """
 
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -61,14 +62,15 @@ class Approaches(Answer):
 
     @property
     def disagreements(self) -> tuple[str, ...]:
-        """Pairs of rows of different approaches whose exponents of n_opt do not agree."""
+        """Pairs of rows of different approaches whose exponents of n_opt do not agree.
+
+        Of studies in which all approaches are right at most a share 1 - LEVEL has any: each of the pairs is held
+        against that over their number (Bonferroni).
+        """
         answered = [(r, r.power) for r in self.rows if r.power is not None]
-        return tuple(
-            f"{_name(r)} and {_name(s)}"
-            for i, (r, one) in enumerate(answered)
-            for s, other in answered[i + 1 :]
-            if r.approach != s.approach and not _agree(one, other)
-        )
+        pairs = [(*r, *s) for r, s in combinations(answered, 2) if r[0].approach != s[0].approach]
+        level = 1 - (1 - LEVEL) / max(len(pairs), 1)
+        return tuple(f"{_name(r)} and {_name(s)}" for r, one, s, other in pairs if not _agree(one, other, level))
 
     @property
     def answered(self) -> tuple[int, ...]:
@@ -181,13 +183,15 @@ def _power_of(fitted: Fit) -> PowerFit:
         tokens_interval=draws.interval("b", LEVEL),
         n_budgets=0,
         n_error=float(draws.standard_error("a")),
+        freedom=float(draws.freedom_of(draws.evaluate("a"))),
     )
 
 
-def _agree(one: PowerFit, other: PowerFit) -> bool:
-    """Whether the difference of the n_opt exponents is within the two half-widths, combined as independent errors."""
-    widths = [np.ptp(p.n_interval) / 2 for p in (one, other)]
-    return bool(abs(one.n_exponent - other.n_exponent) <= np.hypot(*widths))
+def _agree(one: PowerFit, other: PowerFit, level: float) -> bool:
+    """Whether the difference of the n_opt exponents is within the two half-widths at a level, combined as independent
+    errors."""
+    apart = abs(one.n_exponent - other.n_exponent)
+    return bool(apart <= np.hypot(one.n_half_width(level), other.n_half_width(level)))
 
 
 def _name(row: Row) -> str:

@@ -66,9 +66,9 @@ class Matched:
             f"{self.loss_arm:.4f} {self.arm}, {self.loss_baseline:.4f} {self.baseline}"
         )
         if self.n_pairs > 1:
-            lo, hi = self.interval
+            mean, lo, hi = np.expm1([self.difference, *self.interval])
             text += (
-                f"; {self.n_pairs} pairs differ by {self.difference:+.2%} [{lo:+.2%}, {hi:+.2%}], "
+                f"; {self.n_pairs} pairs differ by {mean:+.2%} [{lo:+.2%}, {hi:+.2%}], "
                 f"P({self.arm} better) {self.p_better:.3f}"
             )
         else:

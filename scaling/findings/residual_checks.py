@@ -180,7 +180,7 @@ def form(case: Case, found: Departures) -> Iterator[Finding]:
 
 
 def _off(case: Case, held: Array) -> str:
-    """How far the runs of a mask (n,) lie off the law refitted to the others, in the mean of ln loss: "-3.5% off"."""
+    """How far the runs of a mask (n,) lie off the law refitted to the others, in the geometric mean: "-3.5% off"."""
     order = case.points.order  # as rolling origins have them: their searches are kept
     chosen = getattr(case.fit.objective, "delta", None)
     try:
@@ -189,13 +189,13 @@ def _off(case: Case, held: Array) -> str:
         return "off"
     left = case.frame[held]
     mean = float(np.mean(np.log(left["loss"].to_numpy(float) / predict_loss(others.law, left))))
-    return f"{mean:+.2%} off" if np.isfinite(mean) else "off"
+    return f"{np.expm1(mean):+.2%} off" if np.isfinite(mean) else "off"
 
 
 def _trend(tested: Tested, seen: str) -> Finding:
     if tested.departure.name == "smallest sizes":
         return Finding(
-            "residual_trend", "warn", f"the smallest sizes lie {tested.size:+.2%} above the law ({seen})",
+            "residual_trend", "warn", f"the smallest sizes lie {np.expm1(tested.size):+.2%} above the law ({seen})",
             "tune their learning rate and batch, or leave them out (--where) and quote both",
         )  # fmt: skip
     return Finding(
@@ -306,8 +306,8 @@ def lack_of_fit(case: Case, found: Departures) -> Iterator[Finding]:
 
 
 def _rows(case: Case, far: Array) -> str:
-    """The first rows of a mask (n,), with their residuals."""
-    return ", ".join(f"{_label(case, i)} ({case.fit.residuals[i]:+.1%})" for i in np.flatnonzero(far)[:5])
+    """The first rows of a mask (n,), with what their losses are above the law's."""
+    return ", ".join(f"{_label(case, i)} ({np.expm1(case.fit.residuals[i]):+.1%})" for i in np.flatnonzero(far)[:5])
 
 
 def _label(case: Case, i: int) -> str:

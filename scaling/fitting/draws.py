@@ -90,21 +90,22 @@ class Draws(Answer):
         """Interval (lo, hi) of a scalar function of a law, or of a parameter or exponent by name.
 
         In log space where the quantity is positive in every draw, unless `positive` is False. That of the irreducible
-        loss lies between 0 and the lowest loss, or the estimate where that is higher, in the log space of what is left
-        of that; at its bound 0 it is one-sided (see `one_sided`). Raises ValueError for an unknown name or a level
-        outside 0 to 1.
+        loss lies between 0 and the lowest loss, or the estimate where that is beyond, in the log space of what is left
+        of the latter; at its bound 0 it is one-sided (see `one_sided`). Raises ValueError for an unknown name or a
+        level outside 0 to 1.
         """
         if not (isinstance(fn, str) and fn == self.fit.law.floor_name and fn in self.fit.free):
             lo, hi = (float(end) for end in self.band(fn, level, positive=positive))
             return lo, hi
-        most = max(float(self.fit.points.frame["loss"].min()), float(self.estimate(fn)))
+        estimate = float(self.estimate(fn))
+        least, most = min(0.0, estimate), max(float(self.fit.points.frame["loss"].min()), estimate)
         if self.one_sided(fn):
             lo, hi = 0.0, self._floor_at_most(fn, level)
         elif self.kind == "jackknife":  # a floor near the losses is known better than one far below them
             hi, lo = (most - float(end) for end in self.band(lambda law: most - getattr(law, fn), level))
         else:
             lo, hi = (float(end) for end in self.band(fn, level))
-        return min(max(lo, 0.0), most), min(max(hi, 0.0), most)
+        return min(max(lo, least), most), min(max(hi, least), most)
 
     def one_sided(self, name: str) -> bool:
         """Whether the interval of a parameter has one end only: that of an irreducible loss at its bound 0."""
@@ -188,16 +189,21 @@ class Draws(Answer):
         """The linearised fit: its columns (n, P) on rows of equal variance, what the coordinates move by for each unit
         of a row's residual when its cluster is left out (P, n), clusters (n,), and (X'X)^-1. None where laws of this
         fit have no common coordinates."""
-        fit = self.fit
-        if self.kind != "jackknife" or not isinstance(self.laws[0], fit.problem.form) or fit.noise < EXACT_NOISE:
+        design, label = self._design, self.left_out
+        if self.kind != "jackknife" or design is None:
             return None
-        design = (fit.problem.residuals(fit.theta[None])[1][0] * np.sqrt(fit.weights)).T
-        label = self.left_out
         gram = design.T @ design
         own = np.zeros((len(self), *gram.shape))
         np.add.at(own, label, design[:, :, None] * design[:, None, :])
         left = np.linalg.pinv(gram - own, rcond=1e-10, hermitian=True)
         return design, np.einsum("npq,nq->pn", left[label], design), label, np.linalg.pinv(gram, hermitian=True)
+
+    @property
+    def _design(self) -> Array | None:
+        """The columns (n, P) of the linearised fit on rows of equal variance; None where it has none."""
+        if not isinstance(self.laws[0], self.fit.problem.form) or self.fit.noise < EXACT_NOISE:
+            return None
+        return self.fit.weighted_design
 
     def standard_error_of(self, values: Array) -> Array:
         """The same of a quantity whose `values` (draws, ...) are known."""
@@ -264,8 +270,12 @@ class Draws(Answer):
     @cached_property
     def _to_slope(self) -> Array:
         """What takes values (G, k) of the refits, off their mean, to their slopes (P, k) in the parameters."""
-        theta = np.array([self.fit.problem.coordinates(law) for law in self.laws])
+        theta = np.array([self._coordinates(law) for law in self.laws])
         return np.linalg.pinv(theta - theta.mean(axis=0), rcond=1e-8)
+
+    def _coordinates(self, law: Law) -> Array:
+        """The free coordinates (P,) of one of the laws."""
+        return self.fit.problem.coordinates(law)
 
     def _known(self, name: str) -> str:
         """The name of a parameter or exponent. Raises ValueError for another."""

@@ -143,11 +143,16 @@ class Fit(Answer):
     @property
     def condition(self) -> float:
         """Condition number of the column-scaled J'WJ at the optimum: above 1e8 some combination is not identified."""
-        gradient = self.problem.residuals(self.theta[None])[1][0] * np.sqrt(self.weights)
+        gradient = self.weighted_design.T
         size = np.sqrt(np.sum(gradient**2, axis=1))
         if not np.all(size > 0):
             return np.inf
         return float(np.linalg.cond(gradient / size[:, None]) ** 2)
+
+    @property
+    def weighted_design(self) -> Array:
+        """The derivatives (n, P) of the residuals in the free coordinates at the optimum, on rows of equal variance."""
+        return (self.problem.residuals(self.theta[None])[1][0] * np.sqrt(self.weights)).T
 
     def predict(self, table: pd.DataFrame) -> Array:
         """Loss (n,) at every row of a table with the columns that the law reads, under the conventions of the points.

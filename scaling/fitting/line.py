@@ -13,26 +13,29 @@ import numpy as np
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.laws.special_functions import stdtrit
 
-DIRECTIONS = 721  # of lines tried at once, first from one vertical to the other, then ZOOMS times about the best
-ZOOMS = 4
-BISECTIONS = 60
-HALF_TURN = np.linspace(-np.pi / 2, np.pi / 2, DIRECTIONS)
+DIRECTIONS = 91  # of lines tried at once, first from one vertical to the other, then about the best of them
+ZOOMS = 6
+BISECTIONS = 40
+HALF_TURN = np.linspace(-np.pi / 2, np.pi / 2, 721)
 SPREAD = 3.0
-FEWEST = 3  # points: two numbers are fitted to them
+FEWEST = 3  # groups of points: two numbers are fitted to them
 
 
-def slope(x: Array, y: Array, covariance: Array, level: float) -> tuple[float, tuple[float, float]]:
-    """The slope of y in x and its interval at a level, of n points with errors `covariance` (n, 2, 2) of x and y.
+def slope(
+    x: Array, y: Array, covariance: Array, level: float, groups: int | None = None
+) -> tuple[float, tuple[float, float]]:
+    """The slope of y in x and its interval at a level, of n points with errors `covariance` (n, n, 2, 2) of x and y.
 
     Points scatter about the line by their errors, and in y by as much more as they turn out to; the interval is by
-    Student's t with the n - 2 degrees of freedom of that scatter. Its ends are infinite where x scatters by less than
-    SPREAD times its errors, or no slope is excluded; all is NaN for fewer than FEWEST points.
+    Student's t with the degrees of freedom of that scatter, the `groups` of points that count as independent (None:
+    every point) less 2. Its ends are infinite where x scatters by less than SPREAD times its errors, or no slope is
+    excluded; all is NaN for fewer than FEWEST groups.
     """
-    freedom = len(x) - 2
-    if len(x) < FEWEST:
+    freedom = (len(x) if groups is None else groups) - 2
+    if freedom < FEWEST - 2:
         return np.nan, (np.nan, np.nan)
-    squares = _Squares(x, y, covariance)
-    scatter = _least_scatter(lambda s: squares.best(s)[1] <= freedom, float(np.var(y)))
+    squares, spare = _Squares(x, y, covariance), len(x) - 2
+    scatter = _least_scatter(lambda s: squares.best(s)[1] <= spare, float(np.sum((y - y.mean()) ** 2)) / spare)
     best, least = squares.best(scatter)
     farthest = float(stdtrit(freedom, 0.5 + level / 2))
     angles = np.append(HALF_TURN, best)
@@ -49,7 +52,7 @@ def slope(x: Array, y: Array, covariance: Array, level: float) -> tuple[float, t
 
 @dataclass(frozen=True)
 class _Squares:
-    """The squares off the best line of a direction, each over its variance, of points with errors."""
+    """The squares off the best line of a direction, by the inverse of their covariance, of points with errors."""
 
     x: Array
     y: Array
@@ -58,15 +61,16 @@ class _Squares:
     def of(self, angles: Array, scatter: float) -> Array:
         """Of lines at these angles to the x axis, with further scatter of this variance in y."""
         across = np.stack([-np.sin(angles), np.cos(angles)], axis=1)
-        errors = np.einsum("ai,nij,aj->an", across, self.covariance, across)
-        weight = 1 / (errors + scatter * across[:, 1:] ** 2)
+        errors = np.einsum("ai,nmij,aj->anm", across, self.covariance, across)
+        errors[:, *np.diag_indices(len(self.x))] += scatter * across[:, 1:] ** 2
         off = across @ np.stack([self.x, self.y])
-        off = off - np.sum(weight * off, axis=1, keepdims=True) / np.sum(weight, axis=1, keepdims=True)
-        return np.sum(weight * off**2, axis=1)
+        both = np.stack([off, np.ones_like(off)], axis=2)
+        (square, sum_), (_, weight) = np.moveaxis(both.swapaxes(1, 2) @ np.linalg.solve(errors, both), 0, -1)
+        return square - sum_**2 / weight
 
     def best(self, scatter: float) -> tuple[float, float]:
         """The angle of the least squares, and those."""
-        angles = HALF_TURN
+        angles = np.linspace(-np.pi / 2, np.pi / 2, DIRECTIONS)
         for _ in range(ZOOMS):
             squares = self.of(angles, scatter)
             at, step = angles[int(np.argmin(squares))], angles[1] - angles[0]

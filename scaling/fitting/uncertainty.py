@@ -142,7 +142,8 @@ class Prediction:
 def predict(fit: Fit, draws: Draws, N: Any, D: Any, level: float = 0.9) -> Prediction:
     """Prediction interval at N parameters and D tokens (broadcast): uncertainty of the law and noise of one run.
 
-    Both add on ln loss. Assumes that the law holds there: the interval covers neither a wrong form nor another regime.
+    Both add on ln loss, so that the interval of a run is never narrower than the law's. Assumes that the law holds
+    there: the interval covers neither a wrong form nor another regime.
     """
     N, D = np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float))
     frame = pd.DataFrame({"n_params": N.ravel(), "tokens": D.ravel()})
@@ -166,11 +167,10 @@ def predict_runs(fit: Fit, draws: Draws, frame: pd.DataFrame, level: float = 0.9
 
     loss, each = at(fit.law), draws.evaluate(at)
     law_lo, law_hi = draws.band(at, level, values=each)
-    with np.errstate(all="ignore"):
-        error = draws.standard_error_of(np.log(each))
     noise = np.broadcast_to(fit.noise_at(frame), loss.shape)
-    half = draws.quantile(level) * np.sqrt(error**2 + noise**2)
+    with np.errstate(all="ignore"):
+        below, above = (np.hypot(np.log(end / loss), draws.quantile(level) * noise) for end in (law_lo, law_hi))
     N, D = (
         frame[name].to_numpy(float) if name in frame else np.full(len(frame), np.nan) for name in ("n_params", "tokens")
     )
-    return Prediction(N, D, loss, law_lo, law_hi, loss * np.exp(-half), loss * np.exp(half), noise, level)
+    return Prediction(N, D, loss, law_lo, law_hi, loss * np.exp(-below), loss * np.exp(above), noise, level)

@@ -1,7 +1,8 @@
 """Published laws as instances, each with its conventions, fitted range and source: the only copy of these constants.
 
-Full precision where the authors give it. Overlay a law only inside its range: outside, and under another convention
-for N or C or another tokenizer, its constants mean something else.
+Full precision where the authors give it; where two digits are all that there is, `rounding` says so. Overlay a law only
+inside its range: outside, and under another convention for N or C or another tokenizer, its constants mean something
+else.
 """
 
 from dataclasses import dataclass
@@ -42,7 +43,11 @@ class AllocationRule:
 
 @dataclass(frozen=True)
 class Published:
-    """A law with what its numbers refer to: (low, high) of parameters and of FLOPs are the range it was fitted on."""
+    """A law with what its numbers refer to: (low, high) of parameters and of FLOPs are the range it was fitted on.
+
+    `rounding` is half the last digit of the coefficient and of the exponent that an allocation was published with,
+    where these have two digits.
+    """
 
     law: Law | AllocationRule
     params: str
@@ -51,6 +56,14 @@ class Published:
     n_params: tuple[float, float]
     flops: tuple[float, float]
     source: str
+    rounding: tuple[float, float] = (0.0, 0.0)
+
+    def rounded_by(self, flops: float) -> float:
+        """The factor by which rounding alone may move the tokens of an allocation at some FLOPs; 1 for none."""
+        if not isinstance(self.law, AllocationRule):
+            return 1.0
+        coefficient, exponent = self.rounding
+        return float((1 + coefficient / self.law.d_coef) * flops**exponent)
 
 
 def _kaplan(law: Law, equation: str) -> Published:
@@ -114,6 +127,7 @@ PUBLISHED: dict[str, Published] = {
     "llama3-2024": Published(
         AllocationRule(1 / (6 * 0.29), 0.47, 0.29, 0.53), "total", "6ND", "tiktoken, 128k; their own mixture",
         (4e7, 1.6e10), (6e18, 1e22), "Llama team 2024, arXiv 2407.21783, section 3.2.1; N* from C = 6ND",
+        (0.005, 0.005),
     ),
     "deepseek-2024": Published(
         AllocationRule(0.1715 / 6, 0.5243, 5.8316, 0.4757), "FLOPs per token / 6, with attention, without the head",

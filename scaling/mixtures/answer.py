@@ -21,8 +21,10 @@ Span = tuple[float, float]
 class Mix(Answer):
     """The best mixture of a run.
 
-    `weights` (k,) are the shares of `domains`, `intervals` those of the draws at `level`. `loss` is the weighted
-    mean of the losses there, `natural_loss` that at the `natural` shares; `gain` is their difference, nats/token.
+    `weights` (k,) are the shares of `domains`, `intervals` those of the draws at `level`. `gain` is the median of the
+    draws' differences of the loss, the weighted mean of the losses, between the `natural` shares and these: the
+    likeliest law's own is too high where it chose the mixture. `natural_loss` is that at the natural shares, and `loss`
+    less by the gain, nats/token.
     `flatness` has the lowest and the highest share of each domain that loses less than `rise` of the loss. `epochs`
     are those of each domain (NaN where its unique tokens are not known). `proxies` come in the order to run them, for
     what is `narrowed`, the gain or the best weights.

@@ -88,7 +88,8 @@ class Member:
                 for law, row in zip(self.posterior.problem.laws(ends), out, strict=True)]  # fmt: skip
 
     def drawn(self, count: int, lots: np.random.Generator) -> "list[Member]":
-        """So many draws of what the member may be: of the law's parameters, and of the process given each.
+        """So many draws of what the member may be: of the law's parameters, and of the process given each, in pairs
+        that move opposite ways (antithetic variates).
 
         Parameters follow Student's t about the highest posterior with the inverse of their information: that of the
         runs, of each domain alone as it was fitted, and of the prior. Runs of a mixture that err alike count as fewer.
@@ -104,12 +105,22 @@ class Member:
         variance *= _alike(left, self.mixtures)
         near = np.abs(residual[0, self.rows :]) <= HUBER * self.posterior.noise  # others pull, and say nothing
         weights = near * self.posterior.weights[self.rows :] / self.posterior.noise**2
-        size, along = np.linalg.eigh(runs / variance + (rest * weights) @ rest.T + prior)
-        moves = (lots.standard_normal((count, len(size))) / np.sqrt(size)) @ along.T
-        moves *= np.sqrt(max(free, 1.0) / lots.chisquare(max(free, 1.0), (count, 1)))  # the noise is estimated
-        thetas = np.clip(self.theta + moves, self.posterior.lower, self.posterior.upper)
-        laws = self.posterior.problem.laws(thetas)
-        return [self._at(law, lambda process, left: process.drawn(left, lots)) for law in laws]
+        information = runs / variance + (rest * weights) @ rest.T + prior
+        # Neither units nor the names of domains decide which lot moves what: coordinates are in the order of how far
+        # they are from the prior, in its standard deviations.
+        order = np.argsort((self.theta - self.posterior.prior.middle) / self.posterior.prior.width, kind="stable")
+        pairs = -(-count // 2)
+        lot = lots.standard_normal((pairs, len(order)))
+        lot *= np.sqrt(max(free, 1.0) / lots.chisquare(max(free, 1.0), (pairs, 1)))  # the noise is estimated
+        moves = np.empty((pairs, len(order)))
+        moves[:, order] = np.linalg.solve(np.linalg.cholesky(information[np.ix_(order, order)]).T, lot.T).T
+        thetas = np.stack([self.theta + moves, self.theta - moves], axis=1).reshape(2 * pairs, -1)[:count]
+        laws = self.posterior.problem.laws(np.clip(thetas, self.posterior.lower, self.posterior.upper))
+        found: list[Member] = []
+        for k, law in enumerate(laws):
+            twin = found[-1].residual if k % 2 else None
+            found.append(self._at(law, lambda process, left, twin=twin: process.drawn(left, lots, twin)))
+        return found
 
     def _at(self, law: Law, process: Callable[..., Residual]) -> "Member":
         """The member with another law, and what `process` makes of its residual and the residuals of that law."""
@@ -178,9 +189,13 @@ def _fitted(
 
 
 def held_out(made: Member, frame: pd.DataFrame) -> Array:
-    """The loss (n,) of every row of the frame of a member, refitted without rows of its mixture: FOLDS folds."""
+    """The loss (n,) of every row of the frame of a member, refitted without rows of its mixture: FOLDS folds.
+
+    Mixtures are numbered by their losses, whatever the names of domains.
+    """
     shares = frame[[f"weight_{name}" for name in made.domains]]
-    number = shares.groupby(list(shares)).ngroup().to_numpy()
+    number = frame["loss"].groupby([shares[name] for name in shares]).transform("mean").rank(method="dense")
+    number = number.to_numpy(int) - 1
     fold = (np.random.default_rng(0).permutation(number.max() + 1) % FOLDS)[number]
     out = fold == np.unique(fold)[:, None]
     found = np.full(len(frame), np.nan)

@@ -17,14 +17,15 @@ from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.mixtures.answer import Mix
 from isoflop.scaling.mixtures.member import Member
-from isoflop.scaling.mixtures.optimum import best_mixture, flat
+from isoflop.scaling.mixtures.optimum import best_mixture, flat, within
 from isoflop.scaling.mixtures.proxies import BEYOND, candidates, narrowing
 from isoflop.scaling.mixtures.surrogate import Surrogate, surrogate
 from isoflop.scaling.mixtures.table import WEIGHT, Mixtures, NoMixtureError, mixtures, named_values
 from isoflop.scaling.table.columns import hint
 from isoflop.scaling.table.formats.data_frame import as_frame
 
-DRAWS = 100
+DRAWS = 1000  # of the loss: a twentieth of them decide an end of the interval of the gain
+OPTIMA = 400  # of them whose best mixture is looked for
 PROXIES = 3
 LOW_RANK = 0.9  # of Spearman's correlation on mixtures left out
 
@@ -90,26 +91,27 @@ def mix(
         return lambda h: sum(share[name] * one.loss(h, N, D) for name, one in surrogates.items())
 
     loss = loss_of(made)
-    starts = np.hstack([runs.shares, origin[:, None]])
-    best = best_mixture(loss, starts, caps)
+    starts = np.stack([within(one, caps) for one in np.hstack([runs.shares, origin[:, None]]).T], axis=1)
     draws = _draws(made, seed)
     drawn = [loss_of(one) for one in draws]
+    best = best_mixture(loss, starts, caps)
     near = np.hstack([best[:, None], starts])
-    ends = np.array([best_mixture(one, near, caps, 1) for one in drawn])
+    ends = np.array([best_mixture(one, near, caps, 1) for one in drawn[:OPTIMA]])
     gains = np.array([float(np.diff(one(np.stack([best, origin], axis=1)))[0]) for one in drawn])
     tails = [0.5 - level / 2, 0.5 + level / 2]
     noise = float(np.sqrt(sum((share[name] * one.noise) ** 2 for name, one in made.items())))
-    both = loss(np.stack([best, origin], axis=1))
     lo, hi = np.quantile(gains, tails)
+    natural_loss = float(loss(origin[:, None])[0])
     largest = [float(runs.frame[name].max()) if name in runs.varies else math.nan for name in ("n_params", "tokens")]
     further = candidates(best, origin, caps, np.random.default_rng([seed, 2]))
     likely = loss_of(made, *largest)(best[:, None])[0]
-    losses_of = [loss_of(one, *largest) for one in draws]
-    target = gains[:, None] if narrow == "gain" else ends
+    losses_of = [loss_of(one, *largest) for one in draws[:OPTIMA]]
+    target = gains[:OPTIMA, None] if narrow == "gain" else ends
     proxy_runs = narrowing(target, further, losses_of, noise * float(likely), proxies)
     found = Mix(
         domains=runs.domains, losses=share, at=scale, weights=best, intervals=np.quantile(ends, tails, axis=0).T,
-        natural=origin, loss=float(both[0]), natural_loss=float(both[1]), gain_interval=(float(lo), float(hi)),
+        natural=origin, loss=natural_loss - float(np.median(gains)), natural_loss=natural_loss,
+        gain_interval=(float(lo), float(hi)),
         level=level, rise=noise, flatness=flat(loss, best, caps, noise),
         epochs=best * scale.get("tokens", math.nan) / limits, cap=math.nan if cap is None else cap,
         proxies=proxy_runs, narrowed=narrow,

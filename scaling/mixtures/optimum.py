@@ -17,20 +17,20 @@ Loss = Callable[[Array], Array]  # shares (k, n) to losses (n,)
 def best_mixture(loss: Loss, starts: Array, caps: Array, tries: int = STARTS) -> Array:
     """The shares (k,) with the lowest loss, summing to 1 and none above its cap (k,).
 
-    From so many `tries` of `starts` (k, s), the best of them first.
+    From so many `tries` of `starts` (k, s) within the caps, the best of them first.
     The conditions of Karush, Kuhn and Tucker are those that SLSQP ends by; a convex law has one optimum.
     """
     from scipy.optimize import minimize  # slow to import, and only this needs it
 
-    inside = np.stack([within(start, caps) for start in starts.T], axis=1)
-    ends = []
-    for at in np.argsort(loss(inside), kind="stable")[:tries]:
+    ends, unit = [], float(loss(starts[:, :1])[0])  # the end of a search is not one of units
+    for at in np.argsort(loss(starts), kind="stable")[:tries]:
         found = minimize(
-            lambda h: float(loss(h[:, None])[0]), inside[:, at], jac=lambda h: _slope(loss, h), method="SLSQP",
+            lambda h: float(loss(h[:, None])[0]) / unit, starts[:, at], jac=lambda h: _slope(loss, h) / unit,
+            method="SLSQP",
             bounds=[(0.0, float(cap)) for cap in caps], options={"maxiter": 200, "ftol": 1e-10},
             constraints={"type": "eq", "fun": lambda h: h.sum() - 1.0, "jac": np.ones_like},
         )  # fmt: skip
-        ends += [within(found.x, caps), inside[:, at]]
+        ends += [within(found.x, caps), starts[:, at]]
     both = np.stack(ends, axis=1)
     best = both[:, int(np.argmin(loss(both)))]
     return within(np.where(best < SMALL, 0.0, best), caps)

@@ -37,7 +37,7 @@ class Residual:
     """ln loss less the law's, at any mixture: k(x, rows) @ `weight`, the mean of the process given the runs.
 
     `variance` is that of the process, `noise` that of a run over it. With `wave` it is a draw of the process and not
-    its mean.
+    its mean, and `lots` (n,) the noise of the runs that was drawn with it.
     """
 
     law: MixtureLaw
@@ -47,6 +47,7 @@ class Residual:
     variance: float
     weight: Array
     wave: _Wave | None = None
+    lots: Array | None = None
 
     def __call__(self, h: Array) -> Array:
         """The residual of ln loss (n,) at mixtures h (k, n)."""
@@ -59,20 +60,31 @@ class Residual:
         """Of the runs (n, n), noise included, over the variance of the process."""
         return _kernel(self.rows, self.rows, self.length) + self.noise * np.eye(len(self.rows))
 
+    @cached_property
+    def _precision(self) -> Array:
+        """The inverse of the covariance: draws share it."""
+        return np.linalg.inv(self.covariance)
+
     def of(self, residuals: Array, keep: Array) -> "Residual":
         """The same process given other residuals (n,) of its runs, of those in the mask `keep` alone."""
         weight = np.zeros(len(residuals))
         weight[keep] = np.linalg.solve(self.covariance[np.ix_(keep, keep)], clipped(residuals, keep)[keep])
         return replace(self, weight=weight)
 
-    def drawn(self, residuals: Array, lots: np.random.Generator) -> "Residual":
-        """A draw of the process given other residuals (n,): one before any run, moved by what the runs say of it."""
-        frequencies = lots.normal(0, 1 / self.length, (self.rows.shape[1], COSINES))
-        height = math.sqrt(2 * self.variance / COSINES)
-        wave = _Wave(frequencies, lots.uniform(0, 2 * np.pi, COSINES), height)
-        noise = lots.normal(0, math.sqrt(self.noise * self.variance), len(self.rows))
-        moved = np.linalg.solve(self.covariance, clipped(residuals) - wave(self.rows) - noise)
-        return replace(self, weight=moved, wave=wave)
+    def drawn(self, residuals: Array, lots: np.random.Generator, twin: "Residual | None" = None) -> "Residual":
+        """A draw of the process given other residuals (n,): one before any run, moved by what the runs say of it; or
+        the one that moves the opposite way of a `twin`."""
+        if twin is not None and twin.wave is not None and twin.lots is not None:
+            wave, noise = replace(twin.wave, height=-twin.wave.height), -twin.lots
+        else:
+            height = math.sqrt(2 * self.variance / COSINES)
+            frequencies = np.empty((self.rows.shape[1], COSINES))
+            frequencies[_order(self.law)] = lots.normal(0, 1 / self.length, frequencies.shape)
+            wave = _Wave(frequencies, lots.uniform(0, 2 * np.pi, COSINES), height)
+            noise = np.empty(len(self.rows))
+            noise[np.argsort(residuals)] = lots.normal(0, math.sqrt(self.noise * self.variance), len(noise))
+        moved = self._precision @ (clipped(residuals) - wave(self.rows) - noise)
+        return replace(self, weight=moved, wave=wave, lots=noise)
 
 
 def residual_of(law: MixtureLaw, h: Array, residuals: Array) -> Residual | None:
@@ -101,12 +113,19 @@ def clipped(residuals: Array, which: Array | None = None) -> Array:
     return np.clip(residuals, -most, most)
 
 
+def _order(law: MixtureLaw) -> Array:
+    """The columns of `_features` in an order that names of domains do not enter: by what each leaves alone."""
+    _, _, v = law.places()[-1]
+    return np.append(np.argsort(law.values()[v], kind="stable"), len(law.domains))
+
+
 def _features(law: MixtureLaw, h: Array) -> Array:
     """Square roots of the shares of effective data (n, k), and the logarithm of the last term of the law."""
     _, a, v = law.places()[-1]
     values = law.values()
     power = values[a] if a is not None else 1.0
-    parts = h.T * values[v] ** (-1.0 / power)
+    unit = np.exp(np.log(values[v]).mean())
+    parts = h.T * (values[v] / unit) ** (-1.0 / power)
     total = parts.sum(axis=1, keepdims=True)
     return np.hstack([np.sqrt(parts / total), STRETCH * power * np.log(total)])
 

@@ -61,8 +61,10 @@ class Direct:
 
     def at(self, flops: float, level: float = 0.9) -> dict[str, float]:
         """The score at some FLOPs, with the interval of the law."""
-        low, high = jackknife(self.fit).interval(lambda law: law(flops), level)  # of -ln: the score falls with it
-        found = [self.chance + float(np.exp(-value)) for value in (self.fit.law(flops), high, low)]
+        # Of what -ln of the score has beyond that of the best: the score falls with it, and is never above the best.
+        best = self.fit.problem.pinned["top"]
+        low, high = jackknife(self.fit).interval(lambda law: law(flops) - best, level)
+        found = [self.chance + float(np.exp(-best - more)) for more in (self.fit.law(flops) - best, high, low)]
         return {"flops": flops} | dict(zip(("accuracy", "lo", "hi"), found, strict=True))
 
     @property

@@ -9,7 +9,7 @@ noise of one run, spread over the breaks that its exponents may have and weighte
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,10 @@ from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.objective import Objective
 from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained
-from isoflop.scaling.laws.chinchilla import Chinchilla
+from isoflop.scaling.laws.cost import Cost
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.prediction.breaks import probabilities
-from isoflop.scaling.prediction.target import Target, log_size, place, reader, with_breaks
+from isoflop.scaling.prediction.target import BORROWED, Target, log_size, place, reader, with_breaks
 from isoflop.scaling.selection.averaging import Forecast, ForecastAverage, average
 from isoflop.scaling.selection.law_weights import NoLawError, WeightedLaws, weigh_laws
 from isoflop.scaling.selection.preference import candidates
@@ -29,6 +30,7 @@ from isoflop.scaling.selection.rolling_origins import forecast
 from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.json_plain import plain
 
+L = TypeVar("L", bound=Law)
 LEVELS = (0.5, 0.8, 0.95)
 SAME_EPOCHS = 1.01  # times those of the table: what rounding leaves is the same
 VAGUE = 10.0  # sd of ln loss: a forecast that scatters by more says nothing
@@ -53,10 +55,11 @@ class LossForecast:
     largest.
     `n_opt` is the median of the best size averaged over laws and breaks (`n_average`, of ln n_opt) and `n_interval` its
     interval at the widest level; both are None where no size is identified. `refused` names the laws without a
-    part in the average, with the reason. `surface` is the law of Chinchilla's form with the most weight, for
-    `serving`, `surface_law` its name. `epochs` are those of the run where unique tokens were given, of the law
-    preferred. `settings` are those pooled in the table. `slopes` are d ln loss by d ln of what the target is given by
-    (flops, or n_params and tokens) under the law preferred, with that of ln n_opt by ln flops; none where it has none.
+    part in the average, with the reason. `fitted` are the laws as fitted, that of the most weight first, and `worths`
+    the R_D and R_N by which those that do not read unique tokens count repeats. `epochs` are those of the run answered,
+    where unique tokens were given and a size is identified. `settings` are those pooled in the table. `slopes` are
+    d ln loss by d ln of what the target is given by (flops, or n_params and tokens) under the law preferred, with that
+    of ln n_opt by ln flops; none where it has none.
     """
 
     target: Target
@@ -74,8 +77,8 @@ class LossForecast:
     points: Points
     notes: tuple[str, ...]
     refused: dict[str, str]
-    surface: Chinchilla | None = None
-    surface_law: str = ""
+    fitted: dict[str, Law] = field(default_factory=dict)
+    worths: tuple[float, float] = BORROWED
     epochs: float | None = None
     settings: tuple[Finding, ...] = ()
     slopes: Mapping[str, float] = field(default_factory=dict)
@@ -84,6 +87,10 @@ class LossForecast:
     def findings(self) -> tuple[Finding, ...]:
         """What the table may have wrong, and epochs that no run of it reached."""
         return (*unit_findings(self.points), *self.settings, *beyond_epochs(self.points, self.epochs))
+
+    def heaviest(self, form: type[L]) -> tuple[str, L] | None:
+        """The fitted law of a form with the most weight, after its name; None where none has that form."""
+        return next(((name, law) for name, law in self.fitted.items() if isinstance(law, form)), None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, numbers in full precision."""
@@ -197,8 +204,8 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
     if n_opt is not None and not 1 <= n_opt < np.inf:
         notes.append(f"the laws do not tell the best size: the median of their forecasts is {n_opt:.3g} parameters")
         n_opt = None
-    surface_law, surface = _surface(fits, weights, preferred)
-    notes += data.cost_notes(float(places[preferred]["n_params"].iloc[0]))
+    ranked = sorted(fits, key=lambda law: -weights[law])
+    notes += data.cost_notes(n_opt or float(places[ranked[0]]["n_params"].iloc[0]))
     notes = [*data.notes, *weighted.notes, *notes, *(f"{law} is left out: {why}" for law, why in refused.items())]
     if reach > FAR:
         notes.append(f"the target lies {reach:.3g} times beyond the largest compute: trust the interval, not the point")
@@ -218,9 +225,9 @@ def _forecast_at(data: Points, weighted: WeightedLaws, target: Target) -> LossFo
         points=data,
         notes=tuple(notes),
         refused=weighted.refused | refused,
-        surface=surface,
-        surface_law=surface_law,
-        epochs=_epochs(places[preferred]) if target.unique_tokens is not None else None,
+        fitted={law: fits[law].law for law in ranked},
+        worths=worths,
+        epochs=_epochs(target, data.cost, n_opt),
         slopes=_slopes(fits[preferred], target, worths),
     )
 
@@ -267,8 +274,12 @@ def median_loss(pooled: ForecastAverage) -> float:
     return loss
 
 
-def _epochs(place: pd.DataFrame) -> float:
-    return float(place["tokens"].iloc[0] / place["unique_tokens"].iloc[0])
+def _epochs(target: Target, cost: Cost, n_opt: float | None) -> float | None:
+    """How often the run that is answered reads its unique tokens; None without these, or where no size is known."""
+    tokens = target.tokens if n_opt is None else float(cost.tokens(target.flops, n_opt))
+    if target.unique_tokens is None or tokens is None:
+        return None
+    return max(tokens / target.unique_tokens, 1.0)
 
 
 def beyond_epochs(data: Points, epochs: float | None) -> list[Finding]:
@@ -310,16 +321,16 @@ def _forecasts(
 def _repeats(fits: dict[str, Fit], target: Target) -> tuple[tuple[float, float], list[str]]:
     """R_D and R_N, the worth of repeats to laws that do not read unique tokens; and what to say of it."""
     if target.unique_tokens is None:
-        return (REPEAT_WORTH, EXCESS_WORTH), []
+        return BORROWED, []
     own = next((f.law for f in fits.values() if isinstance(f.law, DataConstrained)), None)
     if own is not None:
         note = f"repeats lose their worth with R_D = {own.R_D:.3g} and R_N = {own.R_N:.3g}, fitted to this table"
         return (own.R_D, own.R_N), [note]
     if all("U" in fitted.law.inputs for fitted in fits.values()):
-        return (REPEAT_WORTH, EXCESS_WORTH), []
+        return BORROWED, []
     note = f"no run of the table repeats its tokens: the worth of repeats is borrowed (R_D = {REPEAT_WORTH:.3g}, "
     note += f"R_N = {EXCESS_WORTH:.3g}, Muennighoff et al. 2023), and the interval does not cover it"
-    return (REPEAT_WORTH, EXCESS_WORTH), [note]
+    return BORROWED, [note]
 
 
 def beyond_the_data(
@@ -330,9 +341,3 @@ def beyond_the_data(
         return list(forecasts)
     far = np.nan_to_num(np.log(frame["flops"].to_numpy(float) / data.frame["flops"].max()))
     return [forecast.widened(discrepancy * np.maximum(far, 0.0)) for forecast in forecasts]
-
-
-def _surface(fits: dict[str, Fit], weights: dict[str, float], preferred: str) -> tuple[str, Chinchilla | None]:
-    able = {law: f.law for law, f in fits.items() if isinstance(f.law, Chinchilla)}
-    best = preferred if preferred in able else max(able, key=lambda law: weights[law], default="")
-    return best, able.get(best)

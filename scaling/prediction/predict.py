@@ -12,7 +12,7 @@ from isoflop.arguments import NOT_NEGATIVE, POSITIVE, check
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import table_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
-from isoflop.scaling.laws import Laws, columns_read, get_law, law_names
+from isoflop.scaling.laws import Laws, columns_read, law_names
 from isoflop.scaling.laws.cost import SIX_ND
 from isoflop.scaling.laws.inputs import STANDARD
 from isoflop.scaling.laws.law import Law
@@ -39,6 +39,8 @@ from isoflop.scaling.table.conventions import Points, points
 from isoflop.scaling.table.formats.data_frame import as_frame
 from isoflop.scaling.table.json_plain import plain
 from isoflop.scaling.table.law_inputs import unlike
+
+ROUNDED = 1.05  # a factor of parameters and tokens: rounding below goes without a note
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -153,7 +155,7 @@ def predict(
     loss = forecast_loss(data, target, named)
     loss = replace(loss, settings=table_findings(table, data, columns_read(named or ())))
     # The forecast of a law that reads unique tokens has them already; the others need an allocation for them.
-    own = loss.surface is None and all("U" in get_law(law)[0].inputs for law in loss.laws.index)
+    own = all("U" in law.inputs for law in loss.fitted.values())
     servings, failed, notes = allocations(loss, inference_tokens, token_cap, None if own else unique_tokens)
     loss = replace(loss, notes=(*loss.notes, *notes))
     if price_per_token is None and price_per_flop is not None:
@@ -175,7 +177,7 @@ def _refuse_other_columns(laws: Sequence[str]) -> None:
 class TableForecast(Answer):
     """Forecasts of the runs of one table from another, and how they held.
 
-    `runs` has a row per run forecast: its quantities, predicted, error = ln(loss / predicted), pit (the probability
+    `runs` has a row per run forecast: its quantities, predicted, error = ln(predicted / loss), pit (the probability
     that the forecast gave to a loss at or below the measured one), and lo and hi at LEVELS. `r2` is of ln loss against
     its mean over these runs, `bias` the mean error, `rms` its root mean square, `coverage` the share inside by level.
     """
@@ -205,7 +207,8 @@ class TableForecast(Answer):
         r2 = f"R2 {self.r2:.4f} of ln loss, " if np.isfinite(self.r2) else ""
         lines = [
             f"{len(self.runs)} runs forecast by an average of {', '.join(self.weights)}; preferred {self.preferred}",
-            f"  {r2}too high by {-self.bias:+.2%} (mean ln(predicted / loss)), rms {self.rms:.2%}",
+            f"  {r2}too {'low' if self.bias < 0 else 'high'} by {abs(np.expm1(self.bias)):.2%} (geometric mean of "
+            f"predicted / loss), rms of ln loss {self.rms:.2%}",
             f"  intervals: {shares}",
         ]
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
@@ -302,7 +305,7 @@ def _held(
     """How the pooled forecasts of the runs held."""
     log_loss = np.log(target.frame["loss"].to_numpy(float))
     median = pooled.quantile(0.5)
-    error = log_loss - median
+    error = median - log_loss
     kept = [c for c in ("run_id", "n_params", "tokens", "flops", "unique_tokens", "loss") if c in target.frame]
     runs = target.frame[kept].assign(predicted=np.exp(median), error=error, pit=pooled.cdf(log_loss))
     coverage = {}
@@ -340,6 +343,12 @@ def predict_from_law(
         value = run[what]
         if value is not None and not lo <= value <= hi:
             notes.append(f"{what} {value:.3g} lies outside the range that it was fitted on, {lo:.3g} to {hi:.3g}")
+    factor = known.rounded_by(flops or 1.0)
+    if factor > ROUNDED:
+        notes.append(
+            f"its constants are published with two digits: at {flops:.3g} FLOPs that alone may move the parameters and "
+            f"the tokens by a factor {factor:.2g}"
+        )
     formula = known.law.written() if isinstance(known.law, Law) else "an allocation of compute"
     conventions = {"params": known.params, "compute": known.compute, "tokenizer": known.tokenizer}
     return PublishedLoss(

@@ -9,12 +9,14 @@ import pandas as pd
 
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.fitting.uncertainty import jackknife
-from isoflop.scaling.laws.axes.data_constrained import Repeats
-from isoflop.scaling.laws.law import Array, Law, minimise_scalar
+from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, Repeats
+from isoflop.scaling.laws.cost import Cost
+from isoflop.scaling.laws.law import Allocation, Array, Law, minimise_scalar
 from isoflop.scaling.prediction.breaks import Broken, breaks
 from isoflop.scaling.selection.averaging import Forecast
 from isoflop.scaling.table.conventions import Points
 
+BORROWED = (REPEAT_WORTH, EXCESS_WORTH)  # R_D and R_N where no run of a table repeats its tokens
 EXACT = 1e-18  # variance of ln n_opt under a law that fits exactly
 MOST_LOG = 700.0  # of a size: beyond, floating point ends
 
@@ -92,14 +94,17 @@ def _run(fitted: Fit, law: Law, target: Target, worths: tuple[float, float]) -> 
     """The size and tokens that a law, the fit's or a refit of it, calls best at the target, unless they are given."""
     if target.n_params is not None and target.tokens is not None:
         return target.n_params, target.tokens
-    unique = _unique(target)
-    if "U" in law.inputs:
-        best = law.optimal(target.flops, fitted.cost, unique_tokens=unique)  # type: ignore[call-arg]
-    else:
-        best = law.optimal(target.flops, fitted.cost)
-        if float(best.D) > unique:
-            best = law.search(target.flops, fitted.cost, reader(law, target, worths))
+    best = best_run(law, target.flops, fitted.cost, _unique(target), worths)
     return float(best.N), float(best.D)
+
+
+def best_run(law: Law, flops: float, cost: Cost, unique: float, worths: tuple[float, float] = BORROWED) -> Allocation:
+    """A law's compute-optimal run where so many tokens are unique; `worths` are R_D and R_N of repeats to a law of N
+    and D alone."""
+    if "U" in law.inputs:
+        return law.optimal(flops, cost, unique_tokens=unique)  # type: ignore[call-arg]
+    best = law.optimal(flops, cost)
+    return best if float(best.D) <= unique else law.search(flops, cost, Repeats(law, unique, *worths))
 
 
 @dataclass(frozen=True)

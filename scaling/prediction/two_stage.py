@@ -5,20 +5,19 @@ ceiling: loss falls smoothly while a task is still at chance, so that a law of t
 are fitted by `scaling.fitting.fit`; intervals leave out the same runs from both stages at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from isoflop.scaling.findings.diagnose import Finding, diagnose
-from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
-from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.inputs import Column
-from isoflop.scaling.laws.law import Allocation, Array, Box, Law
+from isoflop.scaling.laws.law import Array
+from isoflop.scaling.prediction.chain import Chain, ChainDraws, Sigmoid, chained
 from isoflop.scaling.prediction.direct import RAW, Direct, direct
 from isoflop.scaling.table.columns import TableError, parse, row_names
 from isoflop.scaling.table.conventions import points
@@ -28,66 +27,6 @@ from isoflop.scaling.table.runs import final_rows, is_runs
 
 RISES, SURE = 0.5, 3.0  # rank correlation of a score with the loss, and its t: beyond both it is no score
 NEAR_TOP = 0.8  # of the way from guessing to the best score: a run that far supports a fitted top
-
-
-@dataclass(frozen=True)
-class Sigmoid(Law):
-    """accuracy(L) = floor + (top - floor) / (1 + exp(steep (L - middle))), with L the loss; top is 1 unless freed."""
-
-    floor: float
-    middle: float
-    steep: float
-    top: float = 1.0
-
-    name: ClassVar[str] = "sigmoid"
-    formula: ClassVar[str] = "accuracy = floor + (top - floor) / (1 + exp(steep (L - middle)))"
-    source: ClassVar[str] = "Bhagia et al. 2024, arXiv 2412.04403, eq. 3"
-    inputs: ClassVar[tuple[str, ...]] = ("L",)
-    amplitudes: ClassVar[tuple[str, ...]] = ("floor", "top")
-    box: ClassVar[dict[str, Box]] = {
-        "floor": Box(0.0, 1.0),
-        "middle": Box(0.0, 50.0),
-        "steep": Box(0.02, 200.0, log=True, grid=tuple(np.geomspace(0.2, 40.0, 16).tolist())),
-        "top": Box(0.0, 1.0),
-    }
-
-    def __call__(self, L: Any) -> Any:
-        return self.floor + (self.top - self.floor) * _falling(self.steep * (L - self.middle))
-
-    @classmethod
-    def shapes(cls, x: Mapping[str, Array], loss: Array) -> dict[str, tuple[float, ...]]:
-        L = np.exp(x["L"])
-        middles = np.linspace(max(0.0, L.min() - 2 * np.ptp(L)), L.max(), 16)
-        return {"middle": tuple(middles.tolist()), "steep": cls.box["steep"].grid}
-
-    @classmethod
-    def linearise(cls, shape: Mapping[str, Array], x: Mapping[str, Array], loss: Array) -> tuple[Array, Array, Array]:
-        share = _falling(shape["steep"] * (np.exp(x["L"]) - shape["middle"]))
-        return np.stack([1.0 - share, share], axis=1), loss, np.ones_like(loss)
-
-
-def _falling(z: Any) -> Any:
-    """1 / (1 + e^z), without overflow and analytic."""
-    small = np.exp(np.where(np.real(z) > 0, -z, z))
-    return np.where(np.real(z) > 0, small, 1.0) / (1.0 + small)
-
-
-@dataclass(frozen=True)
-class Chain(Law):
-    """The score of a model of N parameters on D tokens: the second stage at the loss that the first gives."""
-
-    loss_law: Law
-    task_law: Law
-
-    name: ClassVar[str] = "two-stage"
-
-    def __call__(self, N: Any, D: Any) -> Any:
-        return self.task_law(self.loss_law(N, D))
-
-    def optimal(self, C: Any, cost: Cost = SIX_ND) -> Allocation:
-        """The optimum of the loss, of which the score is a falling function; the field `loss` holds the score."""
-        best = self.loss_law.optimal(C, cost)
-        return replace(best, loss=self(best.N, best.D))
 
 
 @dataclass(frozen=True)
@@ -101,8 +40,8 @@ class TwoStage:
 
     first: Fit
     second: Fit
-    draws: Draws
-    resamples: Draws | None
+    draws: ChainDraws
+    resamples: ChainDraws | None
     score: str
     notes: tuple[str, ...]
     table: pd.DataFrame
@@ -115,7 +54,7 @@ class TwoStage:
 
     def at(self, N: float, D: float, level: float = 0.9) -> dict[str, float]:
         """Loss and score at N parameters and D tokens, the score with the interval of the law."""
-        lo, hi = self.draws.interval(lambda law: law(N, D), level, positive=False)
+        lo, hi = self.draws.score_interval(lambda law: law(N, D), level)
         return {"n_params": N, "tokens": D, "loss": float(self.first.law(N, D)), "accuracy": float(self.law(N, D)),
                 "lo": lo, "hi": hi}  # fmt: skip
 
@@ -123,7 +62,7 @@ class TwoStage:
         """As `at`, for the compute-optimal run of C FLOPs under the loss law."""
         where = self.first.optimal(C)
         cost = self.first.cost
-        lo, hi = self.draws.interval(lambda law: law.optimal(C, cost).loss, level, positive=False)
+        lo, hi = self.draws.score_interval(lambda law: law.optimal(C, cost).loss, level)
         return self.at(float(where.N), float(where.D), level) | {"flops": C, "lo": lo, "hi": hi}
 
     @property
@@ -312,7 +251,7 @@ def two_stage(
         weights=weights, seed=seed,
     )  # fmt: skip
     drawn = (
-        _chained(bootstrap(first, resamples, seed=seed), bootstrap(second, resamples, seed=seed)) if resamples else None
+        chained(bootstrap(first, resamples, seed=seed), bootstrap(second, resamples, seed=seed)) if resamples else None
     )
     floor = chance if chance is not None else float(second.law.values()[0])
     beside: Direct | str
@@ -320,17 +259,8 @@ def two_stage(
         beside = direct(data, score, floor, error)
     except FitError as failed:
         beside = str(failed)
-    drawn_out = _chained(jackknife(first), jackknife(second))
+    drawn_out = chained(jackknife(first), jackknife(second))
     return TwoStage(first, second, drawn_out, drawn, column, data.notes, table, beside)
-
-
-def _chained(first: Draws, second: Draws) -> Draws:
-    """Chains of the draws of both stages: both resample the same clusters in the same order."""
-    assert first.fit.points.frame["cluster"].equals(second.fit.points.frame["cluster"])
-    laws = tuple(Chain(a, b) for a, b in zip(first.laws, second.laws, strict=True))
-    frame = pd.DataFrame({"converged": first.frame["converged"] & second.frame["converged"]})
-    whole = replace(second.fit, law=Chain(first.fit.law, second.fit.law))
-    return replace(second, laws=laws, frame=frame, fit=whole)
 
 
 def _has_errors(rows: pd.DataFrame, column: str) -> bool:

@@ -42,7 +42,7 @@ BUDGET_COLUMNS = ("flops", "predicted_loss", "loss_opt", "predicted_n", "n_opt",
 class HeldOutForecast:
     """One law, fitted up to the threshold, against the runs and budgets above it.
 
-    `cells` has a row per run held out: its predicted loss, the interval (lo, hi), error = ln(loss / predicted).
+    `cells` has a row per run held out: its predicted loss, the interval (lo, hi), error = ln(predicted / loss).
     `budgets` has a row per budget held out: predicted and measured loss_opt and n_opt (from the isoFLOP profile), loss
     and size of the best run, loss_error = predicted / measured - 1 and n_ratio = predicted / measured.
     """
@@ -222,7 +222,7 @@ def choose(
 
 def errors_at(law: str, fitted: Fit, origin: Origin) -> pd.DataFrame:
     """A row per run that an origin predicts: law, origin, n_known, cluster and error of ln loss of a fit."""
-    error = np.log(origin.target["loss"].to_numpy(float)) - np.log(fitted.predict(origin.target))
+    error = np.log(fitted.predict(origin.target)) - np.log(origin.target["loss"].to_numpy(float))
     known = {"law": law, "origin": origin.threshold, "n_known": len(origin.known)}
     return pd.DataFrame({"cluster": origin.target["cluster"], **known, "error": error})
 
@@ -246,7 +246,7 @@ def _forecast(
     if lost:
         raise FitError(f"it has no finite loss at {lost} of the {len(frame)} runs to predict")
     cells = frame.assign(
-        predicted=predicted.loss, lo=predicted.lo, hi=predicted.hi, error=np.log(frame["loss"] / predicted.loss)
+        predicted=predicted.loss, lo=predicted.lo, hi=predicted.hi, error=np.log(predicted.loss / frame["loss"])
     )
     rows = []
     for profile in profiles:

@@ -66,7 +66,7 @@ class Scoreboard:
     `frame` is indexed by law: error (mean |ln loss error|) with error_se, bias, coverage of the intervals at `level`,
     aicc, free, behind (error less that of the best law) with behind_se, weight in the forecast average, origins, runs,
     findings; error, bias and behind weigh origins by the square of the runs known. `cells` has a row per law and run
-    predicted: origin, n_known there, error = ln(loss / predicted), covered, and the run.
+    predicted: origin, n_known there, error = ln(predicted / loss), covered, and the run.
     `refused` names the laws without a score, with the reason. `discrepancy` is the standard deviation of ln loss by
     which the forecast average missed beyond its own width, per unit of ln(scale) extrapolated.
     """
@@ -111,7 +111,7 @@ class Scoreboard:
             name = "forecast average" if row["law"] == AVERAGE else row["law"]
             missed = len(self.origins) - row["origins"]
             lines.append(
-                f"{mark}{name:<22} {row['error']:>7.2%} {row['error_se']:>6.2%} {-row['bias']:>+z8.2%} "
+                f"{mark}{name:<22} {row['error']:>7.2%} {row['error_se']:>6.2%} {row['bias']:>+z8.2%} "
                 f"{_number(row['coverage'], '.0%'):>7} {_number(row['aicc'], '.1f'):>7} "
                 f"{_number(row['free'], '.0f'):>4} {row['behind']:>z7.2%} {row['behind_se']:>6.2%} "
                 f"{_number(row['weight'], '.2f'):>6}  {row['findings']}"
@@ -151,10 +151,10 @@ def compare(
     """Score `laws` (None: all) by rolling hold-outs along the column `by`, or by the one hold-out `above` that scale.
 
     The forecast average is of the laws of both N and D; a law of one of them has a score and weight 0. Where no laws
-    are named, the law preferred is one of the CANDIDATES, and a law that can neither be preferred nor averaged has no
-    intervals, since refits are the dearest part. `findings` checks the fits to the whole table. `on_law` is called with
-    each law's name before its fits, which can take seconds. Raises HoldOutError when the table allows no origin,
-    CompareError when no law can be scored on it.
+    are named, the law preferred and those averaged are of the CANDIDATES, as in a forecast, and a law that can neither
+    be preferred nor averaged has no intervals, since refits are the dearest part. `findings` checks the fits to the
+    whole table. `on_law` is called with each law's name before its fits, which can take seconds. Raises HoldOutError
+    when the table allows no origin, CompareError when no law can be scored on it.
     """
     data = points(table, params=params, compute=compute, inputs=inputs_of(laws, by, table)).in_order()
     origins = rolling_origins(data, by=by, above=above)
@@ -171,7 +171,8 @@ def compare(
     refused = {law: reason for law in requested if (reason := (refused | no_score).get(law))}
     if not entrants:
         raise CompareError("no law can be compared: " + "; ".join(f"{law}: {why}" for law, why in refused.items()))
-    averaged = {law: e for law, e in entrants.items() if _of_both(e.fit.law.inputs)} or entrants
+    both = {law: e for law, e in entrants.items() if _of_both(e.fit.law.inputs)}
+    averaged = {law: e for law, e in both.items() if law in among} or both or entrants
     weights = [forecast_weights(averaged, origins, upto=k) for k in range(len(origins) + 1)]
     averages, discrepancy = _averages(averaged, origins, weights)
     scored: dict[str, Sequence[Forecast | None]] = {law: e.forecasts for law, e in entrants.items()}
@@ -348,7 +349,7 @@ def _cells(scored: Mapping[str, Sequence[Forecast | None]], origins: Sequence[Or
             rows.append(np.arange(end - n, end))
             columns.append({
                 "law": [law] * n, "origin": [origin.threshold] * n, "n_known": [len(origin.known)] * n, **band,
-                "error": log_loss - predicted.mean,
+                "error": predicted.mean - log_loss,
                 "covered": np.where(np.isnan(lo), np.nan, (lo <= log_loss) & (log_loss <= hi)),
             })  # fmt: skip
     joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}

@@ -126,7 +126,7 @@ def test_the_scoreboard_leads_with_what_to_do_and_ends_with_what_nobody_would_us
     assert [r[0] for r in rows_of(far)] == [poor, "local slope (no law)"]
     assert "377" not in close
     assert len(rows_of(text)) == len(frame)
-    assert rows_of(close)[0][3] == f"{-frame.loc[board.preferred, 'bias']:+.2%}"  # above 0 where predicted is
+    assert rows_of(close)[0][3] == f"{frame.loc[board.preferred, 'bias']:+.2%}"  # above 0 where predicted is
     assert "Errors are ln(predicted / measured), `too high by` is their mean" in close
     frame.loc[["local-slope", "stacked"], "error"] = [0.5 * base, 1.5 * base]
     first = summary.scoreboard(e).split("\n\n")[0]

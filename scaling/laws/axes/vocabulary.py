@@ -41,6 +41,7 @@ class Vocabulary(Law):
     caution: ClassVar[str] = "On losses per token of different vocabularies, which are not one quantity."
     typical: ClassVar[tuple[float, ...]] = (0.3, 150.0, 40.0, 1500.0, 0.35, 0.4, 0.36)
     rank: ClassVar[int] = 230
+    floor_name: ClassVar[str | None] = "E"
     inputs: ClassVar[tuple[str, ...]] = ("N", "V", "D")
     columns: ClassVar[Mapping[str, Column | str]] = {
         "V": Column("n_params_embedding", "parameters", usual=(1.0, 1e12), typical=3e7)

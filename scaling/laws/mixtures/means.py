@@ -145,7 +145,7 @@ class MixtureLaw(Law, metaclass=MadeLaw):
         pull = 1e-3 * np.eye(len(h)) * np.sqrt(weights.sum())
         target = np.concatenate([loss * root, pull @ np.full(len(h), loss.mean())])
         alone = np.linalg.lstsq(np.vstack([(h * root).T, pull]), target, rcond=None)[0]
-        lots = np.random.default_rng(0)
+        lots, order = np.random.default_rng(0), np.argsort(alone, kind="stable")  # whatever the names of domains
         made = []
         for share, power in product(FLOORS, STARTS):
             floor = share * loss.min()
@@ -153,7 +153,9 @@ class MixtureLaw(Law, metaclass=MadeLaw):
             theta = np.empty(len(cls.parameters()))
             theta[0] = floor
             for number, (term, a, v) in enumerate(cls.places()):
-                theta[v] = excess + (lots.normal(0, 0.3, len(excess)) if len(cls.terms) > 1 else 0.0)
+                theta[v] = excess
+                if len(cls.terms) > 1:
+                    theta[v][order] += lots.normal(0, 0.3, len(excess))
                 own = power * (2.0**number)
                 if a is not None:
                     theta[a] = np.log(own)

@@ -17,6 +17,7 @@ from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import given_twice, unlike_runs
 from isoflop.scaling.findings.units import count_findings
 from isoflop.scaling.fitting.fit import FitError
+from isoflop.scaling.fitting.line import FEWEST
 from isoflop.scaling.laws.inputs import Column
 from isoflop.scaling.prediction.batch.batch_of_runs import MAY_VARY, NoiseScale, noise_of_runs, steps_of_runs
 from isoflop.scaling.prediction.batch.size_batch import FEWEST_BATCHES, Exponent, SizeBatch, exponents, size_batch
@@ -100,7 +101,10 @@ class CriticalBatches(Answer):
             "schedule": None if self.schedule is None else plain(self.schedule),
             "meets": self.meets,
             "failed": self.failed,
-            "conventions": {"batch": "sequences" if self.sequences else "tokens", "exponent": "in the fewest tokens"},
+            "conventions": {
+                "batch": "sequences" if self.sequences else "tokens",
+                "exponent": f"in the fewest {'sequences' if self.sequences else 'tokens'}",
+            },
             "findings": [f.to_dict() for f in self.findings],
             "notes": list(self.notes),
         }  # fmt: skip
@@ -132,7 +136,7 @@ class CriticalBatches(Answer):
         for what, e in (("the hyperbola", self.exponent), ("20% overhead", self.overhead_exponent)):
             if np.isfinite(e.p):
                 lines.append(
-                    f"B ~ D^{e.p:.3f} [{e.interval[0]:.3f}, {e.interval[1]:.3f}] by {what}, D the fewest tokens"
+                    f"B ~ D^{e.p:.3f} [{e.interval[0]:.3f}, {e.interval[1]:.3f}] by {what}, D the fewest {unit}"
                 )
         lines += self._noise_lines() + self._schedule_lines()
         lines += [f"{name}: {why}" for name, why in self.failed.items()]
@@ -306,7 +310,15 @@ def _findings(
             "narrow_span", "warn",
             f"no exponent of B in D by {' or by '.join(names)}: the fewest tokens of these sizes span a factor "
             f"{span:.3g}, no more than their errors, which B shares",
-            "add sizes, or losses, whose fewest tokens lie ten times apart, or more batches of each",
+            "add sizes whose fewest tokens lie ten times apart, or more batches of each",
+        )  # fmt: skip
+    counted = len({s.n_params for s in sizes})
+    if counted < FEWEST <= len(sizes):
+        yield Finding(
+            "few_sizes", "warn",
+            f"no exponent of B in D: the losses of a size are read off the same runs and err together, so that "
+            f"{len(sizes)} critical batches of {counted} sizes count as {counted}",
+            f"add sizes, to {FEWEST} or more",
         )  # fmt: skip
     if failed:
         yield Finding(

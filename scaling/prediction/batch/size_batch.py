@@ -21,6 +21,7 @@ from isoflop.scaling.laws.law import Array, Box, Law
 FEWEST_BATCHES = 4  # of a size: two numbers are fitted to them
 OVERHEAD = 1.2  # of the samples that the smallest batch takes (Zhang et al. 2024, arXiv 2410.21676)
 EXACT = 1e-16  # variance of ln steps that no run is below
+OWN = 1e-3  # of the variance of ln steps: of each loss alone, where losses are read off one run
 SMALL = 1e-4  # in ln steps: a difference to take a derivative by
 
 
@@ -51,8 +52,9 @@ class Hyperbola(Law):
 class SizeBatch:
     """The critical batch of one size at one target loss, in the unit of the batches: tokens or sequences.
 
-    `interval` is at `level`, by the jackknife over batches. `overhead` is the largest batch that takes at most 20% more
-    samples than the smallest one (NaN where every batch does), `rms` that of the residuals of ln steps.
+    `batches` counts the different ones, `interval` is at `level`, by the jackknife over rows. `overhead` is the largest
+    batch that takes at most 20% more samples than the smallest one (NaN where every batch does), `rms` that of the
+    residuals of ln steps.
     """
 
     n_params: float
@@ -102,7 +104,9 @@ def size_batch(group: pd.DataFrame, n_params: float, loss: float, level: float) 
     assert isinstance(law, Hyperbola)
     interval = jackknife(fitted).interval("B_crit", level)
     rms = float(np.sqrt(np.mean(fitted.residuals**2)))
-    return SizeBatch(n_params, loss, len(group), law.S_min, law.B_crit, interval, _overhead(group), rms, fitted)
+    return SizeBatch(
+        n_params, loss, group["batch"].nunique(), law.S_min, law.B_crit, interval, _overhead(group), rms, fitted
+    )
 
 
 def _overhead(group: pd.DataFrame) -> float:
@@ -122,23 +126,42 @@ def _overhead(group: pd.DataFrame) -> float:
 def exponents(sizes: Sequence[SizeBatch], level: float) -> tuple[Exponent, Exponent]:
     """How the critical and the overhead batch grow over sizes, by the errors that they share with the fewest samples.
 
-    The noise of ln steps is one for all sizes. Where the samples first exceed a share lies between two batches: too
-    little to know its error by, so that every size has their mean.
+    The noise of ln steps is one for all sizes, and the same for every loss that is read off a run: the losses of a size
+    count once. Where the samples first exceed a share lies between two batches: too little to know its error by, so
+    that every size has their mean.
     """
-    noise = sum(float(s.fit.residuals @ s.fit.residuals) for s in sizes) / max(sum(s.batches - 2 for s in sizes), 1)
-    moves = [_moves(s) for s in sizes]
-    x = np.log([s.min_samples for s in sizes])
+    rows = [len(s.fit.points) for s in sizes]
+    noise = sum(float(s.fit.residuals @ s.fit.residuals) for s in sizes) / max(sum(rows) - 2 * len(rows), 1)
+    x, n_params = np.log([s.min_samples for s in sizes]), np.array([s.n_params for s in sizes])
+    moves = _by_run([_moves(s) for s in sizes], sizes)
     found = []
     for row, batches in ((1, [s.critical for s in sizes]), (2, [s.overhead for s in sizes])):
-        y, covariance = np.log(batches), np.array([max(noise, EXACT) * m[[0, row]] @ m[[0, row]].T for m in moves])
-        known = np.isfinite(y) & np.isfinite(covariance.reshape(len(sizes), 4)).all(axis=1)
-        covariance = covariance[known]
+        y, own = np.log(batches), moves[:, [0, row]]
+        known = np.isfinite(y) & np.isfinite(own).all(axis=(1, 2))
+        covariance = max(noise, EXACT) * np.einsum("iar,jbr->ijab", own[known], own[known])
+        each = np.eye(known.sum(), dtype=bool)
         if row == 2 and known.any():
-            covariance = np.broadcast_to(covariance.mean(axis=0), covariance.shape)
-        p, interval = slope(x[known], y[known], covariance, level)
+            same = n_params[known, None] == n_params[known]
+            covariance = same[..., None, None] * covariance[each].mean(axis=0)
+        covariance[~each] *= 1 - OWN
+        p, interval = slope(x[known], y[known], covariance, level, len(np.unique(n_params[known])))
         span = float(np.exp(np.ptp(x[known]))) if known.any() else np.nan
         found.append(Exponent(np.nan if np.isinf(interval).any() else p, interval, span))
     return found[0], found[1]
+
+
+def _by_run(moves: Sequence[Array], sizes: Sequence[SizeBatch]) -> Array:
+    """The moves (3, n) of each size and loss in one array (points, 3, runs), zero where another run is read: the runs
+    of one size and batch are the same for all its losses, in the order of the table."""
+    rows = [(s.n_params, batch) for s in sizes for batch in s.fit.points.frame["batch"]]
+    point = np.repeat(np.arange(len(sizes)), [m.shape[1] for m in moves])
+    frame = pd.DataFrame(rows, columns=["n_params", "batch"]).assign(point=point)
+    frame["repeat"] = frame.groupby(["point", "n_params", "batch"]).cumcount()
+    run = frame.groupby(["n_params", "batch", "repeat"]).ngroup().to_numpy()
+    placed = np.zeros((len(sizes), 3, run.max(initial=-1) + 1))
+    for k, own in enumerate(moves):
+        placed[k][:, run[point == k]] = own
+    return placed
 
 
 def _moves(size: SizeBatch) -> Array:

@@ -86,10 +86,10 @@ class MemoryCap(Answer):
                 f"{mark}{row['experts']:>8g} {row['n_params']:>10.4g} {row['n_params_total']:>10.4g} "
                 f"{row['tokens']:>10.4g} {row['loss']:>8.4f}" + "  memory binds" * row["binds"]
             )
-        lo, hi = self.interval
+        lower, lo, hi = -np.expm1([-self.gain, -self.interval[0], -self.interval[1]])
         if self.gain:
             lines.append(
-                f"{best['experts']:g} experts lower the loss of {self.runs['experts'].iloc[0]:g} by {self.gain:.2%}, "
+                f"{best['experts']:g} experts lower the loss of {self.runs['experts'].iloc[0]:g} by {lower:.2%}, "
                 f"{LEVEL:.0%} {lo:.2%} to {hi:.2%}"
             )
         free = self.open_ended

@@ -7,16 +7,19 @@ whose repeats are worth less and less (Muennighoff et al. 2023, arXiv 2305.16264
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from isoflop.scaling.laws.axes.data_constrained import EXCESS_WORTH, REPEAT_WORTH, DataConstrained, Repeats
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import SIX_ND, Cost
+from isoflop.scaling.laws.law import Law
 from isoflop.scaling.prediction.forecast import FAR, LossForecast
+from isoflop.scaling.prediction.target import BORROWED, best_run
 
 INFERENCE_FLOPS = 2.0  # per parameter and token served
+LITTLE = 0.1  # weight of a law in a forecast: below, an answer by that law alone says so
 
 
 class ServingError(ValueError):
@@ -121,23 +124,20 @@ def capped(law: Chinchilla, C: float, most_tokens: float, cost: Cost = SIX_ND) -
     return Serving(n, d, float(law(n, d)), C, 0.0, C, 0.0, 1.0, note)
 
 
-def repeated(law: Chinchilla | DataConstrained, C: float, unique_tokens: float, cost: Cost = SIX_ND) -> Serving:
+def repeated(
+    law: Law, C: float, unique_tokens: float, cost: Cost = SIX_ND, worths: tuple[float, float] = BORROWED
+) -> Serving:
     """The best allocation of C FLOPs with `unique_tokens` unique tokens, whose repeats are worth less and less.
 
-    A Chinchilla law takes the published decay of repeats, which was measured for 1 to about 60 epochs of web text.
+    A law that does not read unique tokens takes the decay `worths`, R_D and R_N; by default the published one, which
+    was measured for 1 to about 60 epochs of web text.
     """
     _check_positive("--unique-tokens", unique_tokens)
     note = f"{unique_tokens:.3g} unique tokens, repeats allowed"
-    if isinstance(law, Chinchilla):
-        note += ", their decay borrowed from Muennighoff et al. 2023"
-    if isinstance(law, Chinchilla) and law.kappa != 1.0:
-        best = law.optimal(C, cost)
-        if unique_tokens < best.D:
-            best = law.search(C, cost, Repeats(law, unique_tokens))
-    else:
-        if isinstance(law, Chinchilla):
-            law = DataConstrained(law.E, law.A, law.B, law.alpha, law.beta, REPEAT_WORTH, EXCESS_WORTH)
-        best = law.optimal(C, cost, unique_tokens=unique_tokens)
+    if "U" not in law.inputs:
+        whence = "borrowed from Muennighoff et al. 2023" if worths == BORROWED else "fitted to this table"
+        note += f", their decay {whence}"
+    best = best_run(law, C, cost, unique_tokens, worths)
     epochs = max(float(best.D) / unique_tokens, 0.0)
     return Serving(float(best.N), float(best.D), float(best.loss), C, 0.0, C, 0.0, epochs, note)
 
@@ -153,31 +153,40 @@ def allocations(
     token_cap: float | None = None,
     unique_tokens: float | None = None,
 ) -> tuple[list[Serving], dict[str, str], list[str]]:
-    """The requested allocations at the compute of a forecast, under its best law of Chinchilla's form without a break.
+    """The requested allocations at the compute of a forecast, under its law of the most weight without a break: of
+    all its laws where tokens repeat, else of those of Chinchilla's form.
 
     Also returns, by option, why there is no allocation; and notes on those that no run of the table is like.
     """
-    requested: dict[str, tuple[Callable[..., Serving], float | None]] = {
-        "--inference-tokens": (serve, inference_tokens),
-        "--token-cap": (capped, token_cap),
-        "--unique-tokens": (repeated, unique_tokens),
+    requested: dict[str, tuple[Callable[..., Serving], type[Law], float | None]] = {
+        "--inference-tokens": (serve, Chinchilla, inference_tokens),
+        "--token-cap": (capped, Chinchilla, token_cap),
+        "--unique-tokens": (partial(repeated, worths=forecast.worths), Law, unique_tokens),
     }
     made, failed, notes = [], {}, []
-    for option, (allocate, value) in requested.items():
+    for option, (allocate, form, value) in requested.items():
         if value is None:
             continue
         try:
-            if forecast.surface is None:
+            heaviest = forecast.heaviest(form)
+            if heaviest is None:
                 raise ServingError("no law of Chinchilla's form was fitted: allow one with --laws")
-            found = allocate(forecast.surface, forecast.target.flops, value, forecast.points.cost)
+            name, law = heaviest
+            found = allocate(law, forecast.target.flops, value, forecast.points.cost)
             if option != "--unique-tokens":
                 _check_fresh(found, forecast.target.unique_tokens)
         except ValueError as error:
             failed[option] = str(error)
             continue
-        made.append(replace(found, note=f"{found.note} ({forecast.surface_law} without a break)"))
+        made.append(replace(found, note=f"{found.note} ({_of_one(name, forecast)})"))
         notes += [f"{option}: {note}" for note in _unlike_the_table(found, forecast)]
     return made, failed, notes
+
+
+def _of_one(law: str, forecast: LossForecast) -> str:
+    """What an allocation rests on: one law without a break, with its weight where the answer hardly heeds it."""
+    weight = float(forecast.laws.loc[law, "weight"])
+    return f"{law} without a break" + f", which has a weight of {weight:.2f} in the answer" * (weight < LITTLE)
 
 
 def _check_fresh(found: Serving, unique: float | None) -> None:
@@ -206,11 +215,12 @@ def off_optimum_line(forecast: LossForecast, factors: tuple[float, ...] = (0.25,
     floor.
     """
     target = forecast.target
-    if forecast.surface is None or not target.optimal or target.unique_tokens is not None:
+    heaviest = forecast.heaviest(Chinchilla)
+    if heaviest is None or not target.optimal or target.unique_tokens is not None:
         return ""
-    costs = [(f, off_optimum(forecast.surface, forecast.target.flops, f, forecast.points.cost)) for f in factors]
+    name, law = heaviest
+    costs = [(f, off_optimum(law, target.flops, f, forecast.points.cost)) for f in factors]
     if not np.isfinite([cost for _, cost in costs]).all():
         return ""
     listed = ", ".join(f"{f:g}x {extra:+.4f} (compute x{waste:.2f})" for f, (extra, waste) in costs)
-    law = f"{forecast.surface_law} without a break"
-    return f"  off the best size, in {forecast.points.loss_unit} ({law}): {listed}"
+    return f"  off the best size, in {forecast.points.loss_unit} ({_of_one(name, forecast)}): {listed}"

@@ -14,6 +14,7 @@ from isoflop.scaling.laws import get_law
 from isoflop.scaling.laws.axes.data_constrained import Repeats
 from isoflop.scaling.laws.law import Allocation, Law
 from isoflop.scaling.prediction.forecast import LossForecast
+from isoflop.scaling.prediction.target import best_run
 from isoflop.scaling.selection.rolling_origins import fit_at
 from isoflop.scaling.table.json_plain import plain
 
@@ -55,10 +56,10 @@ class TextPurchase:
         run = f"{self.n_params:.4g} parameters on {self.tokens:.4g} tokens, {self.epochs:.3g} epochs"
         if not self.bought:
             return f"buy no text {money}: {run}, loss {self.loss:.4f}"
-        lo, hi = self.interval
+        lower, lo, hi = -np.expm1([-self.gain, -self.interval[0], -self.interval[1]])
         return (
             f"buy {self.bought:.4g} tokens {money}, {self.flops:.4g} FLOPs are left: {run}, loss {self.loss:.4f}, "
-            f"without {self.loss_without:.4f} ({self.gain:.2%}, {LEVEL:.0%} {lo:.2%} to {hi:.2%})"
+            f"lower by {lower:.2%} than the {self.loss_without:.4f} without ({LEVEL:.0%} {lo:.2%} to {hi:.2%})"
         )
 
 
@@ -67,9 +68,9 @@ def buy_text(
 ) -> TextPurchase:
     """The purchase of text that lowers the loss most, for the forecast of the best run of some FLOPs.
 
-    The law is the one preferred if it reads unique tokens, else the first of `laws` that does and can be fitted, else
-    the one preferred with the worth of repeats borrowed. Raises ValueError for a run of given size, without unique
-    tokens, or prices that are not positive.
+    The law is the one of the most weight if it reads unique tokens, else the first of `laws` that does and can be
+    fitted, else the heaviest that does; without any the one of the most weight with the worth of repeats borrowed.
+    Raises ValueError for a run of given size, without unique tokens, or prices that are not positive.
     """
     from scipy.optimize import minimize_scalar  # slow to import, and only this needs it
 
@@ -82,7 +83,8 @@ def buy_text(
     money, unique = price * target.flops, target.unique_tokens
 
     def run(bought: float) -> Allocation:
-        return _best(fitted, max(money - price_per_token * bought, 0.0) / price, unique + bought)
+        flops = max(money - price_per_token * bought, 0.0) / price
+        return best_run(fitted.law, flops, fitted.cost, unique + bought)
 
     def lost(share: float) -> float:
         try:
@@ -116,20 +118,14 @@ def buy_text(
 
 
 def _law(loss: LossForecast, laws: tuple[str, ...]) -> tuple[str, Fit]:
-    for name in dict.fromkeys([loss.preferred, *laws, *loss.laws.index]):
+    first, *others = loss.fitted
+    for name in dict.fromkeys([first, *laws, *others]):
         if "U" in get_law(name)[0].inputs:
             try:
                 return name, fit_at(name, loss.points, Huber("auto"))
             except ValueError:
                 continue
-    return loss.preferred, fit_at(loss.preferred, loss.points, Huber("auto"))
-
-
-def _best(fitted: Fit, flops: float, unique: float) -> Allocation:
-    law = fitted.law
-    if "U" in law.inputs:
-        return law.optimal(flops, fitted.cost, unique_tokens=unique)  # type: ignore[call-arg]
-    return law.search(flops, fitted.cost, Repeats(law, unique))
+    return first, fit_at(first, loss.points, Huber("auto"))
 
 
 def _loss(law: Law, run: Allocation, unique: float) -> float:

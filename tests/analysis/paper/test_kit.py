@@ -90,7 +90,7 @@ def test_every_number_of_the_other_tables_and_macros_is_the_evidences(written, e
     board = evidence.scoreboard.frame.drop(index="local-slope").reset_index().to_dict("records")
     for row, cells in zip(board, rows((written.folder / "laws.tex").read_text()), strict=True):
         shown = [float(re.sub(r"[^\d.-]", "", cell)) for cell in cells[3:]]
-        exact = [100 * sign * row[key] for key, sign in (("error", 1), ("error_se", 1), ("bias", -1), ("coverage", 1))]
+        exact = [100 * sign * row[key] for key, sign in (("error", 1), ("error_se", 1), ("bias", 1), ("coverage", 1))]
         assert shown == pytest.approx(exact, abs=0.51)
         assert shown[:3] == pytest.approx(exact[:3], abs=0.0051)
     macros = dict(

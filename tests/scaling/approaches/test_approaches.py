@@ -12,7 +12,10 @@ from scipy.stats import t as t_distribution
 
 from isoflop.scaling.approaches.approaches import (
     METHODS,
+    Approaches,
     NoAllocationError,
+    PowerFit,
+    Row,
     allocation,
     approaches,
     envelope,
@@ -254,6 +257,24 @@ def test_a_disagreement_is_named(study_table):
     assert not moved.agree
     assert "2 profiles, exact and 3 chinchilla" in moved.disagreements
     assert "DISAGREE" in str(moved)
+
+
+def test_approaches_disagree_at_one_level_for_all_pairs_together():
+    """At 90% for each of six pairs, one study in seven in which all are right had a disagreement."""
+    half = t_distribution.isf(0.05, 5)  # an interval of a standard error 1
+    powers = [PowerFit(0.0, 1.0, (-half, half), 1.0, 1.0, (0.0, 2.0), 5, n_error=1.0, freedom=5.0) for _ in range(5)]
+    names = [(2, "exact"), (2, "parabola"), (2, "akima"), (3, "chinchilla"), (3, "chinchilla-kappa")]
+    rows = [Row(*name, power) for name, power in zip(names, powers, strict=True)]
+    pairs = 6
+    edge = np.sqrt(2) * t_distribution.isf(0.05 / pairs, 5)
+    for apart, agrees in ((0.99 * edge, True), (1.01 * edge, False)):
+        moved = [replace(r, power=replace(r.power, n_exponent=apart)) if r.approach == 3 else r for r in rows]
+        found = Approaches(tuple(moved), {}, None, {}, None)
+        assert (len(found.disagreements) == 0) == agrees
+        assert len(found.disagreements) in (0, pairs)
+    further = replace(rows[3], power=replace(powers[3], n_exponent=1.01 * np.sqrt(2) * half))
+    alone = Approaches((rows[0], further), {}, None, {}, None)
+    assert alone.disagreements == ("2 profiles, exact and 3 chinchilla",)
 
 
 def test_what_cannot_be_answered_is_a_row_with_its_reason():

@@ -420,7 +420,7 @@ def test_a_law_that_misses_the_largest_budget_is_told():
     largest = (flops > 0.9 * flops.max()).to_numpy()
     others = variant(fit("chinchilla", table), rows=~largest, delta="auto")
     missed = np.log(table["loss"] / others.law(table["n_params"], table["tokens"]))[largest].mean()
-    assert f"lie {missed:+.2%} off the law of the others" in found["hold_out_missed"].message
+    assert f"lie {np.expm1(missed):+.2%} off the law of the others" in found["hold_out_missed"].message
     assert "hold_out_missed" not in findings(grid(BENT, repeats=2), "chinchilla-kappa")
 
 

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
+from isoflop.scaling.findings.diagnose import diagnose
 from isoflop.scaling.findings.residual_checks import FAR, SCALES, TAIL, TAILS, _tail_probabilities, beyond_tails
+from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.fitting.search.search import robust_scale
+from isoflop.scaling.fitting.uncertainty import jackknife
+from tests.support.fits.simulated import BESIROGLU, isoflop_table
+
+pytestmark = pytest.mark.usefixtures("kept_searches")
 
 RUNS, FREE = 43, 5  # rows, and parameters of a law whose residuals these could be
 
@@ -90,3 +96,12 @@ def test_runs_far_off_normal_noise_are_warned_of_and_no_others(off, runs, least)
     found = warned(drawn)
     assert np.mean(found == runs) >= least
     assert np.mean(found > runs) <= 0.01
+
+
+def test_an_outlier_lies_above_the_law_by_a_share():
+    table = isoflop_table(BESIROGLU, seed=0)
+    table.loc[20, "loss"] *= 1.5
+    fitted = fit("chinchilla", table)
+    (said,) = [f.message for f in diagnose(fitted, jackknife(fitted), table) if f.code == "outliers"]
+    assert f"row 21 ({np.expm1(fitted.residuals[20]):+.1%})" in said
+    assert fitted.residuals[20] < 0.45 < np.expm1(fitted.residuals[20])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import linregress, t
 
 from isoflop.scaling.fitting.line import slope
 
@@ -9,7 +10,8 @@ from isoflop.scaling.fitting.line import slope
 def errors(x_sd: object, y_sd: object, correlation: float = 0.0, n: int = 6) -> np.ndarray:
     x_sd, y_sd = np.broadcast_to(x_sd, n), np.broadcast_to(y_sd, n)
     both = correlation * x_sd * y_sd
-    return np.stack([np.stack([x_sd**2, both], -1), np.stack([both, y_sd**2], -1)], -2)
+    own = np.stack([np.stack([x_sd**2, both], -1), np.stack([both, y_sd**2], -1)], -2)
+    return np.eye(n)[..., None, None] * own
 
 
 def test_without_errors_of_x_it_is_weighted_least_squares():
@@ -51,7 +53,7 @@ def test_intervals_hold_the_slope_whatever_errors_x_and_y_share(correlation, spa
     x = np.linspace(0, span, 6)
     found = []
     for _ in range(100):
-        noise = rng.multivariate_normal([0, 0], covariance[0], size=6)
+        noise = rng.multivariate_normal([0, 0], covariance[0, 0], size=6)
         found.append(slope(x + noise[:, 0], 0.4 * x + noise[:, 1], covariance, 0.9)[1])
     ends = np.array(found)
     assert np.mean((ends[:, 0] <= 0.4) & (ends[:, 1] >= 0.4)) >= 0.85
@@ -61,3 +63,25 @@ def test_intervals_hold_the_slope_whatever_errors_x_and_y_share(correlation, spa
 def test_two_points_have_no_interval():
     p, ends = slope(np.arange(2.0), np.arange(2.0), errors(0.1, 0.1, n=2), 0.9)
     assert np.isnan([p, *ends]).all()
+
+
+@pytest.mark.parametrize("n", [3, 4, 6])
+def test_scatter_alone_gives_the_interval_of_least_squares(n):
+    """It was capped at the variance of y about its mean, too little by up to n / (n - 2)."""
+    x, y = np.linspace(0, 3, n), np.random.default_rng(n).normal(0, 0.3, n)
+    _, (lo, hi) = slope(x, y, errors(1e-6, 1e-6, n=n), 0.9)
+    best, left = linregress(x, y), n - 2
+    half = t.isf(0.05, left) * best.stderr
+    assert np.array([lo, hi]) == pytest.approx([best.slope - half, best.slope + half], rel=0.02, abs=0.02)
+
+
+def test_points_of_one_group_with_one_error_say_what_one_point_does():
+    """Three points, each of them four times over with the same error, are three."""
+    x, y = np.array([0.0, 2.0, 4.0]), np.array([0.1, 1.0, 1.9])
+    group = np.repeat(np.arange(3), 4)
+    same = (group[:, None] == group) * np.where(np.eye(12, dtype=bool), 1.0, 1 - 1e-6)
+    own = np.array([[1e-8, 0.0], [0.0, 0.01]])
+    p, interval = slope(x[group], y[group], same[..., None, None] * own, 0.9, groups=3)
+    alone, expected = slope(x, y, np.eye(3)[..., None, None] * own, 0.9)
+    assert (p, *interval) == pytest.approx((alone, *expected), abs=1e-3)
+    assert np.isnan(slope(x[group], y[group], same[..., None, None] * own, 0.9, groups=2)[1]).all()

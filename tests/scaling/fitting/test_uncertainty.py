@@ -176,6 +176,17 @@ def test_an_interval_scales_with_its_unit_even_where_fourth_powers_leave_floatin
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("draw", [jackknife, lambda found: bootstrap(found, 40)])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_of_a_run_holds_that_of_the_law(seed, draw):
+    """It was by another Student's t: narrower where few runs decide what the law says there."""
+    found = fit("chinchilla", noisy(12, seed=seed), objective=LeastSquares())
+    N, D = np.meshgrid(np.geomspace(1e7, 1e12, 4), np.geomspace(1e9, 1e13, 4))
+    made = predict(found, draw(found), N, D)
+    assert (made.lo < made.law_lo).all()
+    assert (made.law_hi < made.hi).all()
+
+
 def test_prediction_interval_is_wider_than_the_law_and_covers_new_runs():
     rng, covered = np.random.default_rng(5), []
     for seed in range(30):

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,17 @@ def test_a_parameter_is_called_as_an_exponent_only_where_the_law_has_none(name):
     form_of(own_law("k", name))
     with pytest.raises(ValueError, match=f"its parameter {name} has a name"):
         form_of(own_law("k", name, bases=(WithExponents,)))
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_what_is_added_to_every_loss_is_named_as_the_irreducible_one(name):
+    """By that name its interval ends at 0 and at the lowest loss, and checks ask whether it is identified."""
+    law, x = instance(name), columns(np.random.default_rng(0))
+    at = [x[k] for k in law.inputs]
+    for parameter, value in zip(law.parameters(), law.values().tolist(), strict=True):
+        more = replace(law, **{parameter: value + 0.25})(*at) - law(*at)
+        if np.allclose(more, 0.25, rtol=1e-6):
+            assert law.floor_name == parameter
 
 
 @pytest.mark.parametrize("name", LAWS)

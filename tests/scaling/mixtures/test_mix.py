@@ -175,3 +175,44 @@ def test_a_share_that_no_run_changes_is_refused_and_the_remedy_works():
     with pytest.raises(NoMixtureError, match=r"weight_wiki is 0\.1 in every run, .* and normalise the others"):
         mix(fixed.assign(weight_wiki=0.1))
     assert mix(fixed, normalise=True).weights == pytest.approx(mix(table).weights)
+
+
+def noisy_study(seed: int = 4) -> pd.DataFrame:
+    """Twenty-four mixtures of three domains, of a loss that no law of the family has."""
+    rng = np.random.default_rng(seed)
+    a, b, c = h = rng.dirichlet(np.ones(3), 24).T
+    loss = 2.2 + 0.5 * np.exp(-3 * a - 0.8 * b) + 0.4 * np.exp(-2.5 * b - 0.6 * c) + 0.3 * np.exp(-2 * c)
+    table = pd.DataFrame(h.T, columns=["weight_a", "weight_b", "weight_c"])
+    return table.assign(loss=loss * np.exp(rng.normal(0, 0.003, 24)))
+
+
+@pytest.fixture(scope="module")
+def plain_answer():
+    return mix(noisy_study(), proxies=0)
+
+
+@pytest.mark.parametrize(
+    ("factor", "names", "order"),
+    [(1.7, "abc", 0), (1 / np.log(2), "abc", 0), (1.0, "zyx", 0), (1.0, "bca", 0), (1.0, "abc", 1)],
+)
+def test_units_names_and_the_order_of_rows_are_no_part_of_the_answer(plain_answer, factor, names, order):
+    """Losses in bits gave other weights, and names of domains another noise, gain and interval."""
+    table = noisy_study()
+    changed = table.rename(columns={f"weight_{old}": f"weight_{new}" for old, new in zip("abc", names, strict=True)})
+    changed = changed.assign(loss=factor * table["loss"]).sample(frac=1, random_state=order)
+    found, expected = mix(changed if order else changed.sort_index(), proxies=0), plain_answer
+    at = [found.domains.index(name) for name in names]
+    assert found.weights[at] == pytest.approx(expected.weights, abs=2e-3)
+    assert found.intervals[at] == pytest.approx(expected.intervals, abs=5e-3)
+    assert found.rise == pytest.approx(expected.rise, rel=1e-3)
+    assert found.gain == pytest.approx(factor * expected.gain, rel=2e-2)
+    assert found.gain_interval == pytest.approx([factor * end for end in expected.gain_interval], rel=2e-2, abs=1e-3)
+
+
+def test_the_gain_is_the_middle_of_what_its_interval_is_of(plain_answer):
+    """It was that of the likeliest law at the mixture that it likes best, and often lay at the upper end."""
+    middle = mix(noisy_study(), proxies=0, level=1e-6).gain_interval
+    assert middle[0] <= plain_answer.gain <= middle[1] + 1e-9
+    lo, hi = plain_answer.gain_interval
+    assert lo < plain_answer.gain < hi
+    assert plain_answer.natural_loss - plain_answer.loss == pytest.approx(plain_answer.gain)

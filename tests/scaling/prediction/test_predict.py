@@ -127,7 +127,7 @@ def test_a_whole_table_is_forecast_and_judged():
     found = predict_table(table, test, "chinchilla,chinchilla-tied")
     assert len(found.runs) == 7
     assert found.r2 > 0.9
-    assert found.bias == pytest.approx(np.log(test["loss"].to_numpy() / found.runs["predicted"]).mean())
+    assert found.bias == pytest.approx(np.log(found.runs["predicted"] / test["loss"].to_numpy()).mean())
     assert found.rms < 0.02
     assert found.coverage[0.95] == np.mean(found.runs["pit"].between(0.025, 0.975))
     one = test.iloc[2]
@@ -135,8 +135,12 @@ def test_a_whole_table_is_forecast_and_judged():
     assert found.runs["predicted"].iloc[2] == pytest.approx(alone.loss, rel=1e-9)
     assert found.runs[["lo_0.95", "hi_0.95"]].iloc[2].tolist() == pytest.approx(list(alone.intervals[0.95]), rel=1e-9)
     shifted = predict_table(table, test.assign(loss=1.1 * test["loss"]), "chinchilla")
-    assert shifted.bias == pytest.approx(np.log(1.1), abs=0.02)
-    assert f"too high by {-shifted.bias:+.2%} (mean ln(predicted / loss))" in str(shifted)
+    assert shifted.bias == pytest.approx(-np.log(1.1), abs=0.02)
+    assert (shifted.runs["error"] < 0).all()
+    assert f"too low by {-np.expm1(shifted.bias):.2%} (geometric mean of predicted / loss)" in str(shifted)
+    lowered = predict_table(table, test.assign(loss=test["loss"] / 1.1), "chinchilla")
+    assert (lowered.runs["error"] > 0).all()
+    assert f"too high by {np.expm1(lowered.bias):.2%} (geometric" in str(lowered)
     assert shifted.coverage[0.95] == 0
 
 
@@ -203,3 +207,13 @@ def test_a_forecast_tells_a_loss_or_is_refused():
     for mean in (800.0, -800.0):
         with pytest.raises(PredictError, match="do not tell the loss"):
             median_loss(average([of(mean, 0.1)], [1.0]))
+
+
+def test_a_published_allocation_of_two_digits_says_what_rounding_may_move():
+    (said,) = [n for n in predict_from_law("llama3-2024", flops=1e22).notes if "two digits" in n]
+    factor = 1e22**0.005 * (0.295 / 0.29)
+    assert f"by a factor {factor:.2g}" in said
+    assert not [n for n in predict_from_law("deepseek-2024", flops=1e25).notes if "digits" in n]
+    rule = PUBLISHED["llama3-2024"]
+    moved = (rule.law.d_coef + 0.005) * 1e22 ** (rule.law.d_exponent + 0.005)
+    assert moved / rule.law.optimal(1e22).D == pytest.approx(rule.rounded_by(1e22))

@@ -13,7 +13,9 @@ from isoflop.scaling.design.simulate import simulate_points
 from isoflop.scaling.fitting.fit import FitError, fit
 from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
 from isoflop.scaling.laws.chinchilla import Chinchilla
-from isoflop.scaling.prediction.two_stage import RAW, Chain, Sigmoid, two_stage
+from isoflop.scaling.prediction.chain import Chain, Sigmoid
+from isoflop.scaling.prediction.direct import RAW
+from isoflop.scaling.prediction.two_stage import two_stage
 from isoflop.scaling.table.columns import TableError
 from isoflop.scaling.table.evaluations.task_scores import ITEMS, SCORES, write_scores
 from isoflop.scaling.table.runs import final_rows, write_run

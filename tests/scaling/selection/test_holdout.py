@@ -78,7 +78,7 @@ def test_cells_are_those_above_the_threshold_with_intervals(bent):
     assert set(forecast.cells["flops"].round(-10)) == {3e11, 1e12}
     assert (forecast.fit.points.frame["flops"] < 1.1e11).all()
     assert len(forecast.budgets) == 2
-    np.testing.assert_allclose(forecast.cells["error"], np.log(forecast.cells["loss"] / forecast.cells["predicted"]))
+    np.testing.assert_allclose(forecast.cells["error"], np.log(forecast.cells["predicted"] / forecast.cells["loss"]))
     assert 0 <= forecast.coverage <= 1
     assert forecast.rms_error < 0.05
 

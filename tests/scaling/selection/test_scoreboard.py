@@ -61,10 +61,10 @@ def test_nothing_is_minus_zero(board):
 
 
 def test_a_law_that_predicts_too_much_is_too_high_above_zero(board):
-    """The cells hold ln(measured / predicted), as `bias` does."""
+    """The cells hold ln(predicted / measured), as `bias` does."""
     lines = {line.strip("* ").split()[0]: line.split() for line in str(board).splitlines() if line.count("%") > 3}
     for law in ("chinchilla", "power-n"):
-        assert f"{-board.frame.loc[law, 'bias']:+.2%}" in lines[law]
+        assert f"{board.frame.loc[law, 'bias']:+.2%}" in lines[law]
     assert "too high: mean ln(predicted / loss)" in str(board)
 
 
@@ -88,7 +88,7 @@ def test_errors_are_of_runs_not_seen(board):
     for origin in board.origins:
         assert origin.known.frame["flops"].max() <= origin.threshold < origin.target["flops"].min()
     cells = board.cells[board.cells["law"] == "chinchilla"]
-    assert np.allclose(cells["error"], np.log(cells["loss"] / cells["predicted"]))
+    assert np.allclose(cells["error"], np.log(cells["predicted"] / cells["loss"]))
     by_origin = cells.groupby("n_known")["error"].agg(lambda error: error.abs().mean())
     weights = by_origin.index.to_numpy(float) ** 2
     assert len(weights) > 1
@@ -234,6 +234,19 @@ def test_a_law_that_can_neither_be_preferred_nor_averaged_has_no_intervals(monke
     assert covered(laws=("chinchilla", "power-n"))[0] == {"chinchilla": True, "power-n": True}
     monkeypatch.setattr(scoreboard, "CANDIDATES", ())  # as where none of them has a fit: any law may be preferred
     assert covered("power-n", "chinchilla")[0] == {"chinchilla": True, "power-n": True}
+
+
+def test_a_law_that_no_forecast_is_made_of_is_not_averaged(monkeypatch):
+    """Where no laws are named: `predict` and the report averaged the candidates, `compare` farseer too."""
+    table = isoflop_table(BESIROGLU, seed=0)
+    monkeypatch.setattr(scoreboard, "applicable", lambda data: ("chinchilla-tied", "kaplan"))
+    monkeypatch.setattr(scoreboard, "CANDIDATES", ("chinchilla-tied",))
+    board = compare(table, findings=False)
+    assert board.weights == {"chinchilla-tied": 1.0, "kaplan": 0.0}
+    assert board.frame.loc[AVERAGE, "error"] == pytest.approx(board.frame.loc["chinchilla-tied", "error"])
+    assert board.frame.loc["kaplan", "coverage"] >= 0
+    named = compare(table, ("chinchilla-tied", "kaplan"), findings=False)
+    assert named.weights["kaplan"] > 0 or named.frame.loc[AVERAGE, "error"] != board.frame.loc[AVERAGE, "error"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from isoflop.__main__ import app
 from isoflop.scaling.laws.axes.experts_joint import ExpertsJoint
 from isoflop.scaling.prediction.forecast import PredictError
-from isoflop.scaling.prediction.spending.memory import predict_memory
+from isoflop.scaling.prediction.spending.memory import MemoryCap, predict_memory
 from isoflop.scaling.table.read import read_table
 from tests.support.root import RESULTS
 
@@ -108,3 +108,14 @@ def test_the_command_gives_the_same_and_refuses_what_does_not_go_with_it(tmp_pat
         assert getattr(refused.exception, "exit_code", 2) == 2
     refused = CliRunner().invoke(app, ["predict", path, "--memory", "4e9"])
     assert "--flops go together" in str(refused.exception)
+
+
+def test_experts_that_lower_the_loss_by_a_share():
+    runs = pd.DataFrame({"experts": [1.0, 8.0], "n_params": 1e8, "n_params_total": [1e8, 5e8], "tokens": 1e10})
+    found = MemoryCap(
+        law="experts-joint", flops=1e20, memory=4e9, bytes_per_parameter=2.0,
+        runs=runs.assign(loss=[2.5, 2.0], binds=False), open_ended=dict(runs.iloc[1], loss=2.0),
+        gain=float(np.log(2.5 / 2.0)), interval=(float(np.log(1.1)), float(np.log(2.0))), points=None, findings=(),
+        notes=(),
+    )  # fmt: skip
+    assert "8 experts lower the loss of 1 by 20.00%, 90% 9.09% to 50.00%" in str(found)

@@ -1,11 +1,24 @@
 """Allocation for people who serve: against brute force, and in the limits where the answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import Cost
-from isoflop.scaling.prediction.spending.serving import ServingError, capped, off_optimum, repeated, serve
+from isoflop.scaling.prediction.forecast import forecast_loss
+from isoflop.scaling.prediction.spending.serving import (
+    ServingError,
+    allocations,
+    capped,
+    off_optimum,
+    off_optimum_line,
+    repeated,
+    serve,
+)
+from isoflop.scaling.prediction.target import Target
+from tests.support.fits.named_laws import TABLES
 from tests.support.fits.simulated import BENT, BESIROGLU
 
 C = 1e21
@@ -83,3 +96,44 @@ def test_repeats_are_worth_less_than_new_tokens_and_more_than_none():
     assert float(BENT.optimal(C).loss) < bent.loss < capped(BENT, C, 1e10).loss
     with pytest.raises(ServingError, match="--unique-tokens 0"):
         repeated(Chinchilla(1, 1, 1, 0.3, 0.3), C, 0.0)
+
+
+@pytest.fixture(scope="module")
+def scarce():
+    """The best run of a table with repeats, as its own law and one without the data's say of them forecast it."""
+    data = TABLES["repeats"]()
+    return forecast_loss(data, Target(1e21, unique_tokens=2e10), ["chinchilla-no-floor", "data-constrained"])
+
+
+def test_scarce_tokens_are_allocated_by_the_law_of_the_most_weight_as_it_answers(scarce):
+    """It was the law preferred by held-out runs, whatever its weight, with another decay than the answer's."""
+    heaviest = scarce.laws["weight"].idxmax()
+    preferred = replace(scarce, preferred=scarce.laws["weight"].idxmin())
+    (found,), failed, _ = allocations(preferred, unique_tokens=2e10)
+    assert not failed
+    assert f"({heaviest} without a break)" in found.note
+    assert found.n_params == pytest.approx(scarce.laws.loc[heaviest, "n_opt"], rel=1e-6)
+    assert found.loss == pytest.approx(scarce.laws.loc[heaviest, "loss"], rel=1e-6)
+
+
+def test_repeats_decay_in_an_allocation_as_in_the_answer(scarce):
+    name, law = scarce.heaviest(Chinchilla)
+    found = repeated(law, 1e21, 2e10, scarce.points.cost, scarce.worths)
+    assert found.n_params == pytest.approx(scarce.laws.loc[name, "n_opt"], rel=1e-6)
+    assert found.loss == pytest.approx(scarce.laws.loc[name, "loss"], rel=1e-6)
+    assert "fitted to this table" in found.note
+
+
+def test_the_epochs_of_a_forecast_are_those_of_the_size_that_it_names(scarce):
+    assert scarce.epochs == pytest.approx(float(scarce.points.cost.tokens(1e21, scarce.n_opt)) / 2e10)
+    assert scarce.epochs > 1
+
+
+def test_an_allocation_by_a_law_that_the_answer_hardly_heeds_says_so(scarce):
+    name = scarce.heaviest(Chinchilla)[0]
+    for weight, said in ((0.02, True), (0.6, False)):
+        heeded = replace(scarce, laws=scarce.laws.assign(weight=weight), target=Target(1e21))
+        (served,), _, _ = allocations(heeded, token_cap=1e10)
+        for line in (served.note, off_optimum_line(heeded)):
+            assert f"{name} without a break" in line
+            assert ("which has a weight of 0.02 in the answer" in line) == said

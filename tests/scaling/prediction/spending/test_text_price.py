@@ -10,7 +10,7 @@ import pytest
 from isoflop.scaling.fitting.fit import predict_loss
 from isoflop.scaling.laws.axes.repeated import Repeated
 from isoflop.scaling.prediction.forecast import Target
-from isoflop.scaling.prediction.spending.text_price import buy_text
+from isoflop.scaling.prediction.spending.text_price import TextPurchase, buy_text
 from isoflop.scaling.table.conventions import points
 
 TRUE = Repeated(1.5, 60.0, 200.0, 0.002, 0.35, 0.37, 0.3, 0.4, float(np.log(49021)), 1.0)
@@ -23,8 +23,7 @@ def forecast():
     N, D, U = (a.ravel() for a in axes)
     frame = pd.DataFrame({"n_params": N, "tokens": D, "unique_tokens": np.minimum(U, D), "vocab_size": 49021})
     data = points(frame.assign(loss=predict_loss(TRUE, frame)))
-    laws = pd.DataFrame(index=["repeated"])
-    return SimpleNamespace(target=Target(1e19, unique_tokens=1e8), points=data, preferred="repeated", laws=laws)
+    return SimpleNamespace(target=Target(1e19, unique_tokens=1e8), points=data, fitted={"repeated": TRUE})
 
 
 @pytest.mark.slow
@@ -61,3 +60,12 @@ def test_what_a_purchase_needs(forecast):
         buy_text(fixed, 1e-9)
     with pytest.raises(ValueError, match="prices must be positive"):
         buy_text(forecast, float("nan"))
+
+
+def test_text_that_lowers_the_loss_by_a_share():
+    bought = TextPurchase(
+        law="repeated", n_params=1e6, tokens=1e8, unique_tokens=2e7, epochs=5.0, flops=6e14, bought=1e7, loss=1.2,
+        loss_without=1.5, gain=float(np.log(1.5 / 1.2)), interval=(float(np.log(0.8)), float(np.log(1.6))),
+        price_per_token=1e-6, price_per_flop=1e-12,
+    )  # fmt: skip
+    assert "loss 1.2000, lower by 20.00% than the 1.5000 without (90% -25.00% to 37.50%)" in str(bought)
