@@ -48,7 +48,7 @@ ROOMS = {
         "finished", "followup",
     ),
     "analysis": (
-        "style background", "evidence", "figure", "figures", "sections", "page", "paper", "report hero readme",
+        "style background own_files", "evidence", "figure", "figures", "sections", "page", "paper", "report hero readme",
     ),
 }  # fmt: skip
 MOST_MODULES = 12  # of a folder
