@@ -17,6 +17,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
+def loss_text(value: float, *, of: float | None = None, sign: str = "") -> str:
+    """A loss to four decimals, below 0.1 to as many significant digits; a difference of losses by the loss it is `of`.
+
+    >>> loss_text(2.35421), loss_text(6.1234e-5), loss_text(0.00042, of=2.3), loss_text(4.2e-7, of=6e-5, sign="+")
+    ('2.3542', '6.123e-05', '0.0004', '+4.200e-07')
+    """
+    return format(value, f"{sign}.4f" if abs(value if of is None else of) >= 0.1 else f"{sign}#.4g")
+
+
 def plain_markdown(text: str) -> str:
     """The same as a part of Markdown in which it can be no tag, no entity, no link and no image."""
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")

@@ -20,6 +20,7 @@ HEIGHT = 300
 _MANTISSA = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
 _SHORT = f"indexof([1, 2, 5], {_MANTISSA}) >= 0 ? replace(format(datum.value, '~s'), 'G', 'B') : ''"
 _DECADES = f"{_MANTISSA} == 1 ? replace(format(datum.value, '.0e'), '+', '') : ''"
+_LOSS = ".5~g"  # digits of a loss, whatever its size
 _PICKED = "picked == null || indexof(picked, datum.run_id) >= 0"
 _HERE: Part = {"filter": "datum.convention == convention"}
 _DRAWN: Part = {"filter": "indexof(laws, datum.law) >= 0"}
@@ -119,7 +120,7 @@ def _dots(x: Part, y: Part, arms: Sequence[str]) -> Part:
     shown = [
         _word("run_id", title="run"), _number("n_params", format=".4s", title="N"),
         _number("tokens", format=".4s", title="D"), _number("flops", format=".3e", title="C (FLOPs)"),
-        _number("loss", format=".4f", title="loss"), _number("predicted", format=".4f", title="law"),
+        _number("loss", format=_LOSS, title="loss"), _number("predicted", format=_LOSS, title="law"),
         _number("residual", format="+.2%", title="ln(loss/law)"), _word("seed", title="seed"),
         _word("arm", title="arm"),
     ]  # fmt: skip
@@ -155,7 +156,7 @@ def _allocation(name: str, laws: list[str], fitted: tuple[float, float]) -> list
 
     shown = [
         _number("flops", format=".3e", title="budget (FLOPs)"), _number(name, format=".4s"),
-        _number("loss", format=".4f", title="loss"), _word("reason", title="note"),
+        _number("loss", format=_LOSS, title="loss"), _word("reason", title="note"),
     ]  # fmt: skip
     fill = {"condition": {"test": "datum.accepted", **_colour()}, "value": "transparent"}
     encoding = {"color": _colour(), "fill": fill, "tooltip": shown, "x": _log("flops"), "y": vertical()}
@@ -166,7 +167,7 @@ def _allocation(name: str, laws: list[str], fitted: tuple[float, float]) -> list
 def _frontier(name: str, vertical: Callable[..., Part], laws: list[str], fitted: tuple[float, float]) -> list[Part]:
     """Band and line of the optimum over compute by law; a faint rule where the fitted range ends, one at the
     calculator's compute."""
-    low, high, form, x = f"{name}_low", f"{name}_high", ".4f" if name == "loss" else ".4s", _log("flops")
+    low, high, form, x = f"{name}_low", f"{name}_high", _LOSS if name == "loss" else ".4s", _log("flops")
     between = {"detail": _word("law"), "x": x, "y": vertical(low), "y2": {"field": high}}
     valid = {"filter": f"isValid(datum.{low})"}
     band = _layer("frontier", "area", {"opacity": 0.2}, between, _HERE, _DRAWN, valid)

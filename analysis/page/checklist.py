@@ -18,6 +18,7 @@ from isoflop.analysis.figures.runs.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.page.calculator import ABOVE
 from isoflop.analysis.sections import pooled_sd
 from isoflop.analysis.style import LEVEL
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.departures import LEVEL as DEPARTURE_LEVEL
 from isoflop.scaling.findings.departures import departures
 from isoflop.scaling.findings.finding import Case
@@ -133,9 +134,10 @@ def _floor(e: Evidence) -> str:
     if name in e.fit.bounds_hit:
         raise NotMetError(f"{name} is at its bound, {value:.4g}: not identified")
     low, high = e.draws.interval(name, LEVEL)
+    floor = f"{name} = {loss_text(value)} [{loss_text(low, of=value)}, {loss_text(high, of=value)}]"
     if low <= 0:
-        raise NotMetError(f"{name} = {value:.4f} [{low:.4f}, {high:.4f}]: its interval meets 0")
-    return f"{name} = {value:.4f} [{low:.4f}, {high:.4f}], lowest loss {e.fit.points.frame['loss'].min():.4f}"
+        raise NotMetError(f"{floor}: its interval meets 0")
+    return f"{floor}, lowest loss {loss_text(e.fit.points.frame['loss'].min())}"
 
 
 def _closed(e: Evidence) -> str:

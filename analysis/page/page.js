@@ -17,7 +17,8 @@ function count(value) {
 }
 const trimmed = (text) => String(Number(text)); // 1k, not 1.00k
 const flops = (value) => (value === null || !isFinite(value) ? "open" : value.toExponential(2));
-const nats = (value) => (value === null || !isFinite(value) ? "open" : value.toFixed(4));
+const nats = (value) => (value === null || !isFinite(value) ? "open" : value >= 0.1 ? value.toFixed(4)
+  : value >= 1e-4 ? value.toPrecision(4) : value.toExponential(3));
 const written = { flops, n_params: count, tokens: count, loss: nats };
 
 // A number as tables are read: 1.3T, 2.5 x 10^13, 1,000,000, 2,5e13. NaN for another text, and for 1,234.

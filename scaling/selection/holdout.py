@@ -13,6 +13,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
+from isoflop.printable import loss_text
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.fitting.fit import Fit, FitError, Huber, fit
 from isoflop.scaling.fitting.objective import Objective
@@ -97,7 +98,7 @@ class HoldOut(Answer):
         for name, f in self.forecasts.items():
             mark = "*" if name == self.chosen else " "
             for b in f.budgets.itertuples():
-                loss = f"{b.predicted_loss:>8.4f} {b.loss_opt:>8.4f} {b.loss_error:>+7.2%}"
+                loss = f"{loss_text(b.predicted_loss):>8} {loss_text(b.loss_opt):>8} {b.loss_error:>+7.2%}"
                 size = f"{b.predicted_n:>10.4g} {b.n_opt:>10.4g} {b.n_ratio:>6.2f}"
                 lines.append(f"{mark}{name:<21} {b.flops:>9.3g} {loss} {size} {f.rms_error:>6.2%} {f.coverage:>7.0%}")
         lines += [f" {name}: {why}" for name, why in self.failed.items()]

@@ -13,7 +13,7 @@ import pytest
 from isoflop import __main__
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.report import provenance
-from isoflop.printable import code_span, counted, plain_markdown, printable
+from isoflop.printable import code_span, counted, loss_text, plain_markdown, printable
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -22,6 +22,20 @@ EVIL = "\x1b[2J\x1b]0;title\x07\rdone\x9b31m\u202egnp.exe\u2066\ud800\u2028<scri
 
 def test_a_count_has_the_number_of_its_noun():
     assert [counted(n, "cell") for n in (0, 1, 2, 1234)] == ["0 cells", "1 cell", "2 cells", "1,234 cells"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [(2.35421, "2.3542"), (0.1, "0.1000"), (0.0523, "0.05230"), (6.1234e-5, "6.123e-05"), (-0.3, "-0.3000")],
+)
+def test_a_loss_has_four_digits_however_small_it_is(loss, text):
+    assert loss_text(loss) == text
+    assert float(loss_text(loss)) == pytest.approx(loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(("of", "text"), [(2.3, "+0.0004"), (6e-5, "+0.0004200")])
+def test_a_difference_of_losses_has_the_digits_of_the_loss(of, text):
+    assert loss_text(0.00042, of=of, sign="+") == text
 
 
 def test_nothing_that_a_terminal_obeys_is_left_and_the_rest_stays():

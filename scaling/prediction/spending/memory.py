@@ -13,6 +13,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, check
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
@@ -83,7 +84,7 @@ class MemoryCap(Answer):
             mark = "*" if row["experts"] == best["experts"] else " "
             lines.append(
                 f"{mark}{row['experts']:>8g} {row['n_params']:>10.4g} {row['n_params_total']:>10.4g} "
-                f"{row['tokens']:>10.4g} {row['loss']:>8.4f}" + "  memory binds" * row["binds"]
+                f"{row['tokens']:>10.4g} {loss_text(row['loss']):>8}" + "  memory binds" * row["binds"]
             )
         lo, hi = self.interval
         if self.gain:
@@ -94,7 +95,7 @@ class MemoryCap(Answer):
         free = self.open_ended
         lines.append(
             f"without a limit: {free['experts']:g} experts, {free['n_params']:.4g} active of "
-            f"{free['n_params_total']:.4g} parameters, loss {free['loss']:.4f}"
+            f"{free['n_params_total']:.4g} parameters, loss {loss_text(free['loss'])}"
         )
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 

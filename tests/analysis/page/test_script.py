@@ -111,6 +111,7 @@ def test_numbers_are_written_as_the_report_writes_them(run):
     assert run(*(f"count({value!r})" for value in values)) == [count(value) for value in values]
     assert run("count(999.5)", "count(999499.9)") == ["1k", "999k"]
     assert run("flops(1.2345e12)", "nats(1.23456)") == ["1.23e+12", "1.2346"]
+    assert run("nats(0.0523)", "nats(1.5e-4)", "nats(6.1234e-5)") == ["0.05230", "0.0001500", "6.123e-5"]
     open_ = [f"{name}({value})" for name in ("count", "flops", "nats") for value in ("null", "Infinity", "NaN")]
     assert run(*open_) == ["open"] * 9
     assert run("written.tokens === count && written.n_params === count && written.loss === nats") == [True]
