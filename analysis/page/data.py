@@ -100,15 +100,20 @@ def _points(data: Points, fits: dict[str, Fit], budgets: pd.Series) -> pd.DataFr
 
 
 def _profiles(data: Points, fits: dict[str, Fit], budgets: pd.Series) -> list[pd.DataFrame]:
-    """Each law at each shared budget, over the sizes trained there; what else it reads at its mean of those runs."""
+    """Each law at each shared budget, over the sizes trained there; what else it reads at its mean of those runs.
+
+    Budgets are named by the report's way of counting. A curve is drawn at the compute that their runs have in this one,
+    where runs of one budget may differ by their size: along a line of ln C in ln N.
+    """
     frames = []
     for budget, runs in data.frame.groupby(budgets.to_numpy()):
         sizes = np.geomspace(runs["n_params"].min(), runs["n_params"].max(), PROFILE_STEPS)
-        rows = pd.DataFrame([runs.mean(numeric_only=True)] * PROFILE_STEPS).assign(n_params=sizes, flops=budget)
+        spent = np.exp(np.polyval(np.polyfit(*np.log(runs[["n_params", "flops"]].to_numpy()).T, 1), np.log(sizes)))
+        rows = pd.DataFrame([runs.mean(numeric_only=True)] * PROFILE_STEPS).assign(n_params=sizes, flops=spent)
         curve = {"convention": convention_name(data), "budget": budget, "n_params": sizes}
         with np.errstate(all="ignore"):  # at a size that no run had, a law may be beyond floating point
             for law, fit in fits.items():
-                curve[law] = fit.predict(rows.assign(tokens=fit.cost.tokens(budget, sizes)))
+                curve[law] = fit.predict(rows.assign(tokens=fit.cost.tokens(spent, sizes)))
         frames.append(pd.DataFrame(curve))
     return frames
 

@@ -113,9 +113,22 @@ def test_the_charts_carry_the_fits_of_every_convention(evidence):
         assert line["n_params_low"] < line["n_params"] < line["n_params_high"]
         curve = [r for r in rows["profiles"] if r["convention"] == name]
         at = curve[7]
-        tokens = fit.cost.tokens(at["budget"], at["n_params"])
+        of_budget = data.frame["run_id"].map({run: p["budget"] for run, p in mine.items()}) == at["budget"]
+        line = np.polyfit(*np.log(data.frame.loc[of_budget, ["n_params", "flops"]].to_numpy()).T, 1)
+        tokens = fit.cost.tokens(np.exp(np.polyval(line, np.log(at["n_params"]))), at["n_params"])
         assert at["chinchilla"] == pytest.approx(float(fit.law(at["n_params"], tokens)), rel=1e-4)
         assert {r["budget"] for r in curve} == {p["budget"] for p in mine.values()}
+
+
+def test_every_curve_of_the_page_goes_through_its_runs_however_they_are_counted(evidence):
+    """The compute of a budget under another convention is another number: lines ran beside the runs."""
+    rows = datasets(evidence)
+    curves, runs = (pd.DataFrame(rows[name]) for name in ("profiles", "points"))
+    for _, own in runs.groupby(["convention", "budget"]):
+        of = (curves[["convention", "budget"]] == own[["convention", "budget"]].iloc[0]).all(axis=1)
+        sizes, losses = np.log(curves.loc[of, ["n_params", "chinchilla"]].to_numpy()).T
+        gap = np.interp(np.log(own["n_params"]), sizes, losses) - np.log(own["chinchilla"])
+        assert np.sqrt(np.mean(gap**2)) < 0.005
 
 
 def test_a_law_has_one_minimum_at_a_budget_of_two_arms(study_law):
