@@ -299,15 +299,19 @@ class Evidence:
     @part
     def optimum(self) -> Fit:
         """The fit, where its data determine how to split compute between size and tokens."""
-        if "a" in refused(self.findings):
-            raise UnsupportedError(
-                "size and tokens were not varied apart (collinear): these runs have no optimal split"
-            )
-        lost = [p for p in self.fit.bounds_hit if p != self.fit.law.floor_name]
-        if lost or not self.fit.converged:
-            what = f"{', '.join(lost)} at the bound of the search box" if lost else self.fit.message
-            raise UnsupportedError(f"the fit has no optimum ({what})")
+        if why := self.no_optimum(self.fit):
+            raise UnsupportedError(why)
         return self.fit
+
+    def no_optimum(self, of: Fit) -> str:
+        """Why a fit to these data does not say how to split compute; "" where it does."""
+        if "a" in refused(self.findings):
+            return "size and tokens were not varied apart (collinear): these runs have no optimal split"
+        lost = [p for p in of.bounds_hit if p != of.law.floor_name]
+        if lost or not of.converged:
+            what = f"{', '.join(lost)} at the bound of the search box" if lost else of.message
+            return f"the fit has no optimum ({what})"
+        return ""
 
     @part
     def candidates(self) -> pd.DataFrame:
@@ -328,6 +332,7 @@ class Evidence:
             "status": fitted.status,
             "noise": fitted.noise,
             "at_bound": fitted.bounds_hit,
+            "no_optimum": self.no_optimum(fitted),
         }
         for name in (*fitted.law.parameters(), *fitted.exponents()):
             row[name] = float(draws.estimate(name))

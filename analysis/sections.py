@@ -13,6 +13,7 @@ from isoflop.analysis.figures.runs.cost import trained_tokens
 from isoflop.analysis.markdown import end, is_wide, or_none, pair, table
 from isoflop.analysis.style import LEVEL, count
 from isoflop.printable import loss_text
+from isoflop.scaling.findings.diagnose import refused
 from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, noise_text
 from isoflop.scaling.laws.special_functions import chdtri
@@ -228,14 +229,15 @@ def _board(e: Evidence, among: list[str]) -> str:
 
 def laws(e: Evidence) -> str:
     """The candidates fitted to all points."""
-    rows = []
+    rows, lost = [], refused(e.findings)
     for r in e.candidates.to_dict("records"):
         cells = [f"**{r['law']}**" if r["law"] == e.law_name else r["law"]]
         for name in ("E", "alpha", "beta", "kappa", "a"):
             if not np.isfinite(r.get(name, np.nan)):  # the law has no such parameter
                 cells.append("-")
                 continue
-            cells.append(_estimate(r, name))
+            unknown = name in lost or (name == "a" and r["no_optimum"])
+            cells.append("not known" if unknown else _estimate(r, name))
         rows.append([*cells, f"{r['noise']:.2%}"])
     return table(["law", "E", "alpha", "beta", "kappa", "a (N* ~ C^a)", "robust sd"], rows)
 

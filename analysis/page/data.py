@@ -122,11 +122,25 @@ def _frontiers(e: Evidence, fits: dict[str, Fit]) -> list[pd.DataFrame]:
     """The optimum of each law over compute, with the band of the law of the report."""
     frames = []
     for law, fit in fits.items():
+        if e.no_optimum(fit):
+            continue
         try:
             frames.append(_frontier(fit, law, _band_draws(e, fit) if law == e.law_name else None))
         except ValueError:  # no optimum under this law
             continue
     return frames
+
+
+def without_optimum(e: Evidence, laws: Iterable[str]) -> dict[str, list[str]]:
+    """Laws whose optimum is drawn under no convention, or not under some, by the reason."""
+    found: dict[str, list[str]] = {}
+    for law in laws:
+        fits = [fit for data in e.conventions_known if (fit := _fit(e, law, data)) is not None]
+        refused = [(convention_name(fit.points), why) for fit in fits if (why := e.no_optimum(fit))]
+        alike = len(refused) == len(fits) and len({why for _, why in refused}) == 1
+        for name, why in refused[:1] if alike else refused:
+            found.setdefault(why, []).append(law if alike else f"{law} ({name})")
+    return found
 
 
 def _band_draws(e: Evidence, fit: Fit) -> Draws | None:

@@ -73,7 +73,7 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str, figures: Sequ
 def page_data(e: Evidence) -> dict:
     """What the page's script works on: charts with their data, the calculator's rows, the fitted range."""
     from isoflop.analysis.page.charts import charts
-    from isoflop.analysis.page.data import convention_name, datasets, law_names, records
+    from isoflop.analysis.page.data import convention_name, datasets, law_names, records, without_optimum
 
     try:
         laws, rows, convention = law_names(e), datasets(e), convention_name(e.points)
@@ -92,6 +92,7 @@ def page_data(e: Evidence) -> dict:
         "convention": convention,
         "conventions": list(dict.fromkeys(row["convention"] for row in rows["points"])),
         "fitted": [budgets.min(), budgets.max()],
+        "no_optimum": without_optimum(e, laws),
     }
     try:
         return data | {"calculator": list(records([_calculated(e)]))}
@@ -257,6 +258,10 @@ def _charts(data: dict) -> str:
         for k, law in enumerate(data["laws"])
     )
     axes = (("flops", "compute C"), ("n_params", "size N"), ("tokens", "tokens D"))
+    refused = "".join(
+        f"<p>No optimum is drawn of {escape(', '.join(names))}: {escape(why)}.</p>"
+        for why, names in data["no_optimum"].items()
+    )
     return (
         '<div class="controls">'
         f"<label>counting<br>{_menu('convention', [(c, c) for c in data['conventions']])}</label>"
@@ -264,7 +269,7 @@ def _charts(data: dict) -> str:
         f"<label>residuals of<br>{_menu('law', [(law, law) for law in data['laws']])}</label>"
         f"<label>residuals against<br>{_menu('residuals-by', axes)}</label></div>"
         "<p>Point at a run to see which it is; drag a box in one chart to pick its runs in all. "
-        f'<span id="picked" role="status"></span></p><div class="grid">{slots}</div>'
+        f'<span id="picked" role="status"></span></p>{refused}<div class="grid">{slots}</div>'
     )
 
 

@@ -120,7 +120,7 @@ def numbers(e: Evidence) -> str:
     known += [(f"isoflopexp{name}", name) for name in e.fit.exponents()]
     values |= {f"isoflopexp{name}": value for name, value in e.fit.exponents().items()}
     for macro, name in known:
-        if name in refused(e.findings):
+        if name in refused(e.findings) or (name in tables.SPLIT and e.no_optimum(e.fit)):
             continue
         made[_macro(macro)] = number(values[macro])
         if name not in e.fit.problem.pinned and name != e.fit.problem.follower:

@@ -12,6 +12,7 @@ from isoflop.scaling.laws.law import Law, Paper, Preset
 from isoflop.scaling.selection.rolling_origins import BASELINE
 from isoflop.scaling.selection.scoreboard import AVERAGE
 
+SPLIT = ("a", "b")  # how compute is split between size and tokens
 _COUNTS = {"N": "parameters", "D": "tokens", "U": "tokens", "C": "FLOPs"}
 
 
@@ -35,7 +36,7 @@ def parameters(e: Evidence) -> str:
     for name, value in zip(fit.law.parameters(), fit.law.values(), strict=True):
         rows.append([symbol(name), number(float(value)), _between(e, name), escaped(unit_of(form, name, e.loss_unit))])
     for name, value in fit.exponents().items():
-        if name in refused(e.findings):
+        if name in refused(e.findings) or (name in SPLIT and e.no_optimum(fit)):
             rows.append([_exponent(name), "--", "not determined", ""])
         else:
             rows.append([_exponent(name), number(float(value)), span(*draws.interval(name, LEVEL)), ""])

@@ -212,6 +212,17 @@ def test_surface_colours_runs_and_contours_by_one_scale(evidence):
         np.testing.assert_allclose(frontier.get_xdata(), best.N)
 
 
+def test_an_optimum_that_the_runs_do_not_tell_is_not_drawn_and_the_reason_stands_there(evidence):
+    ax = plot_surface(evidence.fit, "the fit has no optimum (beta at the bound of the search box)")
+    assert not lines(ax)
+    assert "no frontier: the fit has no optimum" in ax.get_xlabel()
+    resamples = Evidence(evidence.table, law="chinchilla", n_draws=50).resamples
+    drawn = plot_exponents(resamples, no_optimum="size and tokens were not varied apart")
+    assert not any(line.get_linestyle() == ":" for line in drawn.lines)
+    assert "no a: size and tokens were not varied apart" in " ".join(t.get_text() for t in drawn.texts)
+    assert "the ray of" in " ".join(t.get_text() for t in plot_exponents(resamples).texts)
+
+
 def test_residuals_are_percent_of_the_fit(evidence):
     ax = plot_residuals(evidence.fit, by="tokens")
     drawn = offsets(ax)

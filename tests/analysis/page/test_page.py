@@ -17,9 +17,11 @@ from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.page.calculator import ABOVE, BELOW, calculator_frame
 from isoflop.analysis.page.charts import charts
 from isoflop.analysis.page.checklist import checklist
-from isoflop.analysis.page.data import datasets, law_names
+from isoflop.analysis.page.data import datasets, law_names, without_optimum
 from isoflop.analysis.page.page import page, script_json
+from isoflop.analysis.paper.kit import numbers
 from isoflop.analysis.report import write_report
+from isoflop.analysis.sections import laws
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.laws.chinchilla import Chinchilla
 
@@ -118,6 +120,34 @@ def test_the_charts_carry_the_fits_of_every_convention(evidence):
         tokens = fit.cost.tokens(np.exp(np.polyval(line, np.log(at["n_params"]))), at["n_params"])
         assert at["chinchilla"] == pytest.approx(float(fit.law(at["n_params"], tokens)), rel=1e-4)
         assert {r["budget"] for r in curve} == {p["budget"] for p in mine.values()}
+
+
+def test_an_optimum_that_the_report_refuses_is_in_no_chart_no_table_and_no_paper():
+    """One budget: sizes and tokens lie on a line."""
+    size = np.geomspace(1e6, 1e8, 9)
+    table = pd.DataFrame({"n_params": size, "tokens": 1e16 / 6 / size})
+    table["loss"] = LAW(table["n_params"], table["tokens"]) * np.exp(np.random.default_rng(0).normal(0, 1e-3, 9))
+    e = Evidence(table, law="chinchilla", n_draws=50)
+    data = page_module.page_data(e)
+    (why,) = data["no_optimum"]
+    assert "collinear" in why
+    assert data["datasets"]["frontier"] == []
+    assert not {"n_params", "tokens"} & set(data["charts"])
+    shown = page(e, missing={}, provenance="")
+    assert f"No optimum is drawn of {', '.join(data['no_optimum'][why])}: {html.escape(why)}" in shown
+    rows = {row.split(" | ")[0]: row.split(" | ")[2:6] for row in laws(e).splitlines()[2:]}
+    assert [cell for k, cell in enumerate(rows["| **chinchilla**"]) if k != 2] == ["not known"] * 3
+
+
+def test_an_optimum_is_refused_fit_by_fit(evidence):
+    stuck = replace(evidence.fit, bounds_hit=("beta",))
+    assert "beta at the bound" in evidence.no_optimum(stuck)
+    other = replace(evidence, done=evidence.done | {"fit of chinchilla, matrices, exact": stuck})
+    refused = without_optimum(other, ["chinchilla"])
+    assert [name for names in refused.values() for name in names] == ["chinchilla (N matrices, C exact)"]
+    drawn = {r["convention"] for r in datasets(other)["frontier"] if r["law"] == "chinchilla"}
+    assert len(drawn) == len(evidence.conventions_known) - 1
+    assert "isoflopexpa" not in numbers(replace(other, done=other.done | {"fit": stuck}))
 
 
 def test_every_curve_of_the_page_goes_through_its_runs_however_they_are_counted(evidence):
