@@ -23,6 +23,7 @@ from isoflop.analysis.paper.kit import numbers
 from isoflop.analysis.report import write_report
 from isoflop.analysis.sections import laws
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
+from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_searches")]  # each draws a whole report
@@ -273,6 +274,25 @@ def test_every_line_states_the_number_that_was_tested_against_its_threshold(monk
     assert low["C11"].state == "objected"
     assert "the runs of the largest budget lie -" in low["C11"].evidence
     assert good["C27"].state == "holds"
+
+
+def test_a_law_of_tokens_alone_does_not_hold_what_is_said_of_sizes(lines_of):
+    """No Finding speaks of sizes under it."""
+    tokens = np.geomspace(1e6, 1e9, 12)
+    table = simulate_points(LAW, np.full(12, 1e5), tokens, noise=0.002)
+    lines = lines_of(Evidence(table, law="power-d"), "C2", "C4", "C5", "C12")
+    assert {code: line.state for code, line in lines.items()} == {
+        "C2": "objected", "C4": "objected", "C5": "objected", "C12": "objected",
+    }  # fmt: skip
+    assert lines["C2"].evidence.startswith("1 sizes")
+    assert "n_params 0.00" in lines["C4"].evidence
+    assert "correlation of ln N and ln D 1.00" in lines["C5"].evidence
+
+
+@pytest.mark.parametrize(("condition", "state"), [(9e7, "holds"), (2e8, "objected")])
+def test_the_condition_number_is_tested_where_no_finding_does(evidence, lines_of, monkeypatch, condition, state):
+    monkeypatch.setattr(Fit, "condition", condition)
+    assert lines_of(replace(evidence, done=evidence.done | {"findings": []}), "C6")["C6"].state == state
 
 
 def test_a_finding_turns_its_line(study_table, lines_of):
