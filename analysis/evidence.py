@@ -12,10 +12,13 @@ import numpy as np
 import pandas as pd
 
 from isoflop.analysis.background import BackgroundCall
+from isoflop.analysis.style import LEVEL
 from isoflop.scaling.approaches.approaches import Approaches, approaches
 from isoflop.scaling.approaches.envelope import Envelope, envelope
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
+from isoflop.scaling.findings.finding import Case
+from isoflop.scaling.findings.fit_checks import conditioning
 from isoflop.scaling.findings.sensitivity import exponent_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.verdict import CONVENTIONS
@@ -303,9 +306,10 @@ class Evidence:
             raise UnsupportedError(why)
         return self.fit
 
-    def no_optimum(self, of: Fit) -> str:
-        """Why a fit to these data does not say how to split compute; "" where it does."""
-        if "a" in refused(self.findings):
+    @staticmethod
+    def no_optimum(of: Fit) -> str:
+        """Why a fit does not say how to split compute; "" where it does."""
+        if "a" in refused(conditioning(Case(of, None, None, None, LEVEL))):
             return "size and tokens were not varied apart (collinear): these runs have no optimal split"
         lost = [p for p in of.bounds_hit if p != of.law.floor_name]
         if lost or not of.converged:

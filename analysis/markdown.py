@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+LARGE = 1000.0  # of an exponent there are no decimals
 DECIMAL, ROUNDING = 1e-3, 1e-9  # the last digit of an exponent; the share by which two equal ends differ
 
 
@@ -24,6 +25,8 @@ def pair(low: float, high: float) -> str:
 
 def end(value: float, width: float) -> str:
     """An end of an interval of that width: three decimals, or the digits that tell its ends apart."""
+    if abs(value) >= LARGE:
+        return f"{value:.3g}"
     digits = 3 if width >= DECIMAL else 1 - math.floor(math.log10(width))
     return f"{value:.{digits}f}"
 

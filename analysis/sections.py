@@ -11,7 +11,7 @@ import pandas as pd
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures.runs.cost import trained_tokens
 from isoflop.analysis.markdown import end, is_wide, or_none, pair, table
-from isoflop.analysis.style import LEVEL, count
+from isoflop.analysis.style import LEVEL, count, is_known
 from isoflop.printable import loss_text
 from isoflop.scaling.findings.diagnose import refused
 from isoflop.scaling.fitting.draws import Draws
@@ -78,6 +78,10 @@ def _allocation(e: Evidence) -> str:
         return f" How to split compute is not known: {error}."
     if e.fit.problem.tied:
         return f" Its exponents are tied: by its form the best model size grows as C^{exponents['a']:.3f}."
+    for name in ("a", "b"):
+        low, high = e.draws.interval(name, LEVEL)
+        if not is_known(low, high):
+            return f" How to split compute is not known: {name} may be anything from {low:.2g} to {high:.2g}."
     a, b = (f"{exponents[n]:.3f} {_span(e.draws, n)}" for n in ("a", "b"))
     return f" By this law the best model size grows as C^{a} and the best number of tokens as C^{b}."
 

@@ -177,7 +177,7 @@ def test_the_same_table_gives_the_same_bytes(written, tmp_path):
 
 
 def test_a_failing_figure_costs_only_itself(small, tmp_path, monkeypatch, two_laws, no_page):
-    def broken(fit, ax):
+    def broken(*_, ax):
         raise RuntimeError("no such artist")
 
     kept = {n: FIGURES[n] for n in ("isoflop", "surface")}

@@ -12,7 +12,7 @@ from scipy.stats import gaussian_kde
 
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES
-from isoflop.analysis.figures.allocation import REFERENCE, plot_allocation
+from isoflop.analysis.figures.allocation import REFERENCE, _exponent_text, plot_allocation
 from isoflop.analysis.figures.arms import gate_frame, plot_gate, plot_multiplier
 from isoflop.analysis.figures.exponents import density, measured_slopes, plot_exponents, plot_local_slope
 from isoflop.analysis.figures.isoflop import plot_isoflop
@@ -338,6 +338,18 @@ def test_sensitivity_starts_from_the_analysis_as_chosen(evidence):
     assert {"objective", "data", "convention"} <= set(frame["what"])
     ax = plot_sensitivity(frame)
     np.testing.assert_allclose(offsets(ax)[:, 0], frame["value"])
+
+
+def test_an_exponent_without_meaning_is_called_unknown_and_its_changes_stay_in_sight(evidence):
+    frame = pd.DataFrame({"what": ["as chosen", "data"], "setting": ["", "less"], "value": [0.09, 0.43],
+                          "low": [1e-6, 1e-8], "high": [6446.0, 7e5]})  # fmt: skip
+    ax = plot_sensitivity(frame)
+    assert ax.get_xlim() == pytest.approx((0.09 - 0.68, 0.09 + 0.68))
+    assert "the exponent is not known" in ax.texts[-1].get_text()
+    wide = SimpleNamespace(interval=lambda name, level: (1e-6, 6446.0), kind="jackknife", by="row")
+    free = replace(evidence.fit, problem=SimpleNamespace(tied=False))
+    text = _exponent_text(free, wide, "N", "a")
+    assert text.endswith("a is not known:\n1e-06 to 6.4e+03, 90% jackknife by row")
 
 
 @pytest.mark.slow
