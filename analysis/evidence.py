@@ -320,12 +320,13 @@ class Evidence:
     @part
     def candidates(self) -> pd.DataFrame:
         """Every candidate law fitted to all points: parameters, exponent a, their 90% intervals, noise."""
-        rows = [row for law in self._laws() if (row := self._candidate(law)) is not None]
+        rows = [row for law in self._laws() if (row := self.candidate(law)) is not None]
         if not rows:
             raise UnsupportedError(f"no law can be fitted to these {len(self.points)} points")
         return pd.DataFrame(rows)
 
-    def _candidate(self, law: str) -> dict | None:
+    def candidate(self, law: str) -> dict | None:
+        """A law fitted to all points as a row of `candidates`; None where it or its jackknife cannot be made."""
         try:
             fitted = self.fit_of(law)
             draws = jackknife(fitted)

@@ -1,19 +1,18 @@
 """The report in words: Markdown sections made from the evidence, or the reason why there is none."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures.runs.cost import trained_tokens
-from isoflop.analysis.markdown import end, is_wide, or_none, pair, table
+from isoflop.analysis.law_tables import laws, parameters
+from isoflop.analysis.markdown import or_none, pair, table
 from isoflop.analysis.style import LEVEL, count, is_known
 from isoflop.printable import loss_text
-from isoflop.scaling.findings.diagnose import refused
 from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, noise_text
 from isoflop.scaling.laws.special_functions import chdtri
@@ -33,7 +32,7 @@ def sections(e: Evidence) -> str:
     """All sections of the report but the figures."""
     parts: Sequence[tuple[str, Callable[[Evidence], str]]] = (
         ("", verdict), ("Findings", findings), ("Held out", held_out), ("Scoreboard", scoreboard), ("Laws", laws),
-        ("Conventions", conventions),
+        ("Parameters", parameters), ("Conventions", conventions),
         ("Three approaches", three_approaches), ("Noise", noise),
     )  # fmt: skip
     return "\n\n".join(section(e, title, write) for title, write in parts)
@@ -229,33 +228,6 @@ def _board(e: Evidence, among: list[str]) -> str:
         rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{-r.bias:+z.2%}", covered, behind])
     head = ["law", "free", "mean error", "too high by", f"in {board.level:.0%} interval", "behind the best"]
     return table(head, rows)
-
-
-def laws(e: Evidence) -> str:
-    """The candidates fitted to all points."""
-    rows, lost = [], refused(e.findings)
-    for r in e.candidates.to_dict("records"):
-        cells = [f"**{r['law']}**" if r["law"] == e.law_name else r["law"]]
-        for name in ("E", "alpha", "beta", "kappa", "a"):
-            if not np.isfinite(r.get(name, np.nan)):  # the law has no such parameter
-                cells.append("-")
-                continue
-            unknown = name in lost or (name == "a" and r["no_optimum"])
-            cells.append("not known" if unknown else _estimate(r, name))
-        rows.append([*cells, f"{r['noise']:.2%}"])
-    return table(["law", "E", "alpha", "beta", "kappa", "a (N* ~ C^a)", "robust sd"], rows)
-
-
-def _estimate(row: Mapping[str, Any], name: str) -> str:
-    """A parameter of a candidate with its interval. At a bound the interval has one side, or none."""
-    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    if name in row["at_bound"]:
-        far = max(low, high, key=lambda side: abs(side - value))
-        side = "up" if far > value else "down"
-        return f"{value:.4g} (bound)" + (f", {side} to {end(far, high - low)}" if is_wide(low, high) else "")
-    if not (name in row["free"] or name == "a" or (name == "beta" and row["alpha"] == row["beta"])):
-        return f"{value:.4g} fixed"
-    return f"{value:.4g} {pair(low, high)}"
 
 
 def conventions(e: Evidence) -> str:

@@ -48,8 +48,8 @@ ROOMS = {
         "finished", "followup",
     ),
     "analysis": (
-        "style background own_files markdown", "evidence", "figure", "figures", "sections", "page", "paper",
-        "report hero readme",
+        "style background own_files markdown", "evidence", "figure", "figures", "law_tables", "sections", "page",
+        "paper", "report hero readme",
     ),
 }  # fmt: skip
 MOST_MODULES = 12  # of a folder

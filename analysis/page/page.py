@@ -107,7 +107,8 @@ def _calculated(e: Evidence) -> pd.DataFrame:
 
 
 _SECTIONS = (
-    ("Held out", summary.held_out), ("Laws", summary.laws), ("Conventions", summary.conventions),
+    ("Held out", summary.held_out), ("Laws", summary.laws), ("Parameters", summary.parameters),
+    ("Conventions", summary.conventions),
     ("Three approaches", summary.three_approaches), ("Noise", summary.noise), ("Cost", summary.cost),
 )  # fmt: skip
 

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure as Canvas
 from isoflop.analysis.evidence import Evidence, reason
 from isoflop.analysis.figure import save
 from isoflop.analysis.figures import FIGURES, get_figure
+from isoflop.analysis.law_tables import SPLIT
 from isoflop.analysis.own_files import claimed
 from isoflop.analysis.paper import tables
 from isoflop.analysis.paper.bibliography import bibliography
@@ -120,7 +121,7 @@ def numbers(e: Evidence) -> str:
     known += [(f"isoflopexp{name}", name) for name in e.fit.exponents()]
     values |= {f"isoflopexp{name}": value for name, value in e.fit.exponents().items()}
     for macro, name in known:
-        if name in refused(e.findings) or (name in tables.SPLIT and e.no_optimum(e.fit)):
+        if name in refused(e.findings) or (name in SPLIT and e.no_optimum(e.fit)):
             continue
         made[_macro(macro)] = number(values[macro])
         if name not in e.fit.problem.pinned and name != e.fit.problem.follower:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.law_tables import SPLIT
 from isoflop.analysis.paper.bibliography import key_of
 from isoflop.analysis.paper.latex import escaped, formula, number, percent, span, symbol, tabular
 from isoflop.analysis.style import LEVEL
@@ -12,7 +13,6 @@ from isoflop.scaling.laws.law import Law, Paper, Preset
 from isoflop.scaling.selection.rolling_origins import BASELINE
 from isoflop.scaling.selection.scoreboard import AVERAGE
 
-SPLIT = ("a", "b")  # how compute is split between size and tokens
 _COUNTS = {"N": "parameters", "D": "tokens", "U": "tokens", "C": "FLOPs"}
 
 
