@@ -34,8 +34,8 @@ WIDEST = 10.0  # times its lower end: the upper end of an interval of an exponen
 MANY_DOTS = 2000  # from here on dots are pixels also in svg and pdf
 # Line and mark of each arm, by name; colour is kept for compute and size.
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
-MARKS = ("o", "s", "^", "v", "P", "X", "p")  # with the dashes 28 looks before one comes again
-MOST_ARMS = 12  # in a legend
+MARKS = ("o", "s", "^", "v", "P", "X", "p", "*", "<", ">", "h", "d")
+MOST_ARMS = len(MARKS)  # in a legend: dots have no dashes to tell them apart
 INK, MUTED, FAINT = "#22262b", "#6b7178", "#b9bec4"
 ACCENT = "#c8442b"  # what was predicted, against the dark-to-light scale of what was measured
 # Lightness falls evenly from the lightest tone that reads on white to near black: the order survives in greyscale.

@@ -83,8 +83,9 @@ def page_data(e: Evidence) -> dict:
     arms = sorted({row["arm"] for row in rows["points"] if "arm" in row})
     with losses_in(e.loss_unit):
         drawn = charts(
-            laws, convention, (budgets.min(), budgets.max()), arms=arms, joined=joined, frontier=bool(rows["frontier"])
-        )
+            laws, convention, (budgets.min(), budgets.max()), arms=arms, joined=joined, frontier=bool(rows["frontier"]),
+            seeded=any("seed" in row for row in rows["points"]),
+        )  # fmt: skip
     data = {
         "charts": drawn,
         "datasets": rows,
@@ -93,6 +94,7 @@ def page_data(e: Evidence) -> dict:
         "conventions": list(dict.fromkeys(row["convention"] for row in rows["points"])),
         "fitted": [budgets.min(), budgets.max()],
         "no_optimum": without_optimum(e, laws),
+        "arms": len(arms),
     }
     try:
         return data | {"calculator": list(records([_calculated(e)]))}
@@ -232,20 +234,24 @@ def _calculator(e: Evidence, data: dict) -> str:
         f'<div class="controls"><fieldset><legend>I know the</legend>{radios}</fieldset>'
         '<label class="wide">budget<br><input id="budget" type="range" step="0.01"></label>'
         f'{typed}</div><p id="warning" role="status"></p><dl class="answer">{cards}'
-        '<div id="cost"><dt>cost</dt><dd class="value"></dd><dd class="span"></dd></div></dl>'
+        '<div id="best-cost"><dt>cost</dt><dd class="value"></dd><dd class="span"></dd></div></dl>'
     )
 
 
 _CAPTIONS = {
     "isoflop": "Loss against size; lines: the laws at each budget. Stronger colour, more compute.",
-    "compute": "Loss against compute; lines: the laws at their optimum; faint rule: the largest run.",
-    "n_params": "The size that spends compute best. Diamonds: optimum of each budget (all arms), hollow where refused.",
-    "tokens": "The tokens that spend compute best.",
-    "residuals": "Residuals of the chosen law.",
+    "compute": "Loss against compute; lines: the laws at their optimum; dotted rule: the largest run; red rule: the "
+    "calculator's compute.",
+    "n_params": "The size that spends compute best. Diamonds: optimum of each budget (all arms), hollow where refused. "
+    "Red rule: the calculator's compute.",
+    "tokens": "The tokens that spend compute best. Red rule: the calculator's compute.",
+    "residuals": "Residuals of the law named above: ln(loss / law) of each run.",
 }
 
 
 def _charts(data: dict) -> str:
+    from isoflop.analysis.page.charts import SHAPES
+
     if not data["charts"]:
         raise UnsupportedError(data["why"])
     names = [n for n in _CAPTIONS if n in data["charts"] or n == "residuals"]
@@ -263,6 +269,8 @@ def _charts(data: dict) -> str:
         f"<p>No optimum is drawn of {escape(', '.join(names))}: {escape(why)}.</p>"
         for why, names in data["no_optimum"].items()
     )
+    if data["arms"] > len(SHAPES):
+        refused += f"<p>{data['arms']} arms have no marks of their own: point at a run to see its arm.</p>"
     return (
         '<div class="controls">'
         f"<label>counting<br>{_menu('convention', [(c, c) for c in data['conventions']])}</label>"
@@ -270,7 +278,8 @@ def _charts(data: dict) -> str:
         f"<label>residuals of<br>{_menu('law', [(law, law) for law in data['laws']])}</label>"
         f"<label>residuals against<br>{_menu('residuals-by', axes)}</label></div>"
         "<p>Point at a run to see which it is; drag a box in one chart to pick its runs in all. "
-        f'<span id="picked" role="status"></span></p>{refused}<div class="grid">{slots}</div>'
+        '<span id="picked" role="status"></span></p><p>Shown: <span id="shown"></span>.</p>'
+        f'{refused}<div class="grid">{slots}</div>'
     )
 
 

@@ -75,7 +75,7 @@ class Pair:
             f"{self.arm} against {self.baseline}: {self.form}, {'paired' if self.paired else 'unpaired'} cells; "
             + "shared by AICc: "
             + ", ".join(f"{name} {w:.0%}" for name, w in self.sharing.items()),
-            f"  {'loss':>8} {'C ' + self.arm[:9]:>12} {'C ' + self.baseline[:9]:>12} {'multiplier':>10}  interval",
+            f"  {'loss':>8} {'C arm':>12} {'C baseline':>12} {'multiplier':>10}  interval",
         ]
         for r in self.at_loss.itertuples():
             lines.append(

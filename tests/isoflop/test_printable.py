@@ -13,7 +13,7 @@ import pytest
 from isoflop import __main__
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.report import provenance
-from isoflop.printable import code_span, counted, loss_text, plain_markdown, printable
+from isoflop.printable import code_span, counted, loss_text, plain_markdown, printable, shortened
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -36,6 +36,33 @@ def test_a_loss_has_four_digits_however_small_it_is(loss, text):
 @pytest.mark.parametrize(("of", "text"), [(2.3, "+0.0004"), (6e-5, "+0.0004200")])
 def test_a_difference_of_losses_has_the_digits_of_the_loss(of, text):
     assert loss_text(0.00042, of=of, sign="+") == text
+
+
+NAMES = [
+    ("a", "b" * 20, "c" * 30),
+    ("llama-wd0.1-seq2048-a", "llama-wd0.1-seq2048-b", "llama-wd0.1-seq4096-c"),
+    ("base", "base-with-a-schedule-of-x"),
+    ("lr1e-3-and-a-long-end-of-it", "lr1e-4-and-a-long-end-of-it"),
+    (f"a{'x' * 30}1{'y' * 30}", f"a{'x' * 30}2{'y' * 30}"),
+    (f"a{'x' * 30}1", f"a{'x' * 29}11", "b"),
+    ("x" * 21,),
+]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_long_names_are_cut_where_they_still_differ(names):
+    labels = shortened(names, 20)
+    assert list(labels) == list(names)
+    assert len(set(labels.values())) == len(names)
+    assert max(map(len, labels.values())) <= 20
+    assert shortened(names, 99) == {name: name for name in names}
+
+
+def test_names_that_differ_in_a_letter_of_the_middle_are_numbered():
+    names = [f"{k}{'x' * 30}{letter}{'y' * 30}" for k, letter in enumerate("abc")] + [f"0{'x' * 30}d{'y' * 30}"]
+    labels = list(shortened(names, 12).values())
+    assert [label[0] for label in labels] == list("1234")
+    assert len(set(labels)) == 4
 
 
 def test_nothing_that_a_terminal_obeys_is_left_and_the_rest_stays():

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,13 +16,14 @@ import isoflop.analysis.page.checklist as checklist_module
 import isoflop.analysis.page.page as page_module
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.page.calculator import ABOVE, BELOW, calculator_frame
-from isoflop.analysis.page.charts import charts
+from isoflop.analysis.page.charts import SHAPES, charts
 from isoflop.analysis.page.checklist import checklist
 from isoflop.analysis.page.data import datasets, law_names, without_optimum
 from isoflop.analysis.page.page import page, script_json
 from isoflop.analysis.paper.kit import numbers
 from isoflop.analysis.report import write_report
 from isoflop.analysis.sections import laws
+from isoflop.analysis.style import MARKS, arm_looks
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
@@ -189,6 +191,51 @@ def test_no_law_of_a_chart_looks_like_another_and_the_rule_is_at_the_largest_run
     assert len(set(dots["encoding"]["shape"]["scale"]["range"])) == len(arms)
     alone = charts(laws, "one", (1e11, 3e12), arms=["x"], joined=True, frontier=True)["isoflop"]["layer"]
     assert not any("shape" in layer["encoding"] for layer in alone)
+
+
+def runs_layer(arms, **more):
+    drawn = charts(["one"], "c", (1e11, 3e12), arms=arms, joined=False, frontier=True, **more)
+    return next(layer for layer in drawn["isoflop"]["layer"] if layer.get("name") == "runs")
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 12])
+def test_every_arm_has_a_mark_of_its_own_and_a_label_of_its_own(count):
+    arms = [f"llama-baseline-lr3e-4-wd0.1-seqlen2048-{k}" for k in range(count)]
+    shape = runs_layer(arms)["encoding"]["shape"]
+    assert len(set(shape["scale"]["range"])) == count
+    labels = json.loads(shape["legend"]["labelExpr"].removesuffix(")[datum.label]")[1:])
+    assert list(labels) == arms
+    assert len(set(labels.values())) == count
+    assert len({mark for _, mark in arm_looks(arms).values()}) == count
+
+
+def test_more_arms_than_marks_have_none_and_the_page_says_so(study_table):
+    assert "shape" not in runs_layer([str(k) for k in range(13)])["encoding"]
+    assert len(SHAPES) == len(MARKS) == 12
+    runs = study_table[study_table["final"]].reset_index(drop=True)
+    e = Evidence(runs.assign(arm=[f"arm {k % 13}" for k in range(len(runs))]), law="chinchilla", n_draws=50)
+    assert "13 arms have no marks of their own" in page_module._charts(page_module.page_data(e))
+
+
+def test_a_tooltip_shows_what_the_runs_have_in_the_letters_of_the_axes():
+    def titles(layer):
+        return [one["title"] for one in layer["encoding"]["tooltip"]]
+
+    plain, full = runs_layer(["x"]), runs_layer(["x", "y"], seeded=True)
+    assert not {"seed", "arm"} & set(titles(plain))
+    assert {"seed", "arm", "law", "its loss"} <= set(titles(full))
+    steps = {one["as"]: one["calculate"] for one in full["transform"] if "as" in one}
+    assert "replace(format(datum.tokens, '.4s'), 'G', 'B')" in steps["tokens_text"]
+    drawn = charts(["one"], "c", (1e11, 3e12), arms=["x"], joined=False, frontier=True)
+    assert "'.4s'), 'G', 'B')" in json.dumps(drawn["n_params"])
+    assert '"format": ".4s"' not in json.dumps(drawn)
+
+
+def test_every_link_of_the_page_leads_to_its_section(text):
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    links = re.findall(r'href="#([^"]+)"', text)
+    assert all(f'<section id="{name}"' in text for name in links)
 
 
 def test_many_runs_are_thinned(evidence, monkeypatch):
