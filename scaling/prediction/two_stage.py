@@ -249,7 +249,7 @@ class TwoStage:
         lines = [
             f"{self.score} from the loss, the loss from N and D; {values['n_points']} runs, {level:.0%} intervals: "
             f"{self.draws.kind} by {self.draws.by}",
-            f"  {self.first.law}",
+            f"  {self.first.law.written()}",
             f"  {self.second.law.formula}, L the loss",
         ]
         for name, value in values["params"].items():
