@@ -410,7 +410,7 @@ class Evidence:
     def seed_noise(self) -> pd.DataFrame:
         """Cells of runs that differ in their seeds alone: n_params, tokens, flops, seeds, mean loss, sd of ln loss."""
         if not is_runs(self.table):
-            raise UnsupportedError("needs a run table with seeds")
+            raise UnsupportedError("needs a run table of isoflop: seeds of another may differ in more")
         runs = final_rows(self.ends)
         runs = runs.assign(
             log_loss=np.log(runs["loss"]), cell=runs.groupby(replicate_columns(runs), dropna=False).ngroup()

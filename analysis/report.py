@@ -47,6 +47,17 @@ class Report(Answer):
     evidence: Evidence
     paper: tuple[str, ...] = ()
 
+    @property
+    def refusal(self) -> str:
+        """Why the table has neither a law nor a figure; "" where it has either."""
+        if self.figures:
+            return ""
+        try:
+            _ = self.evidence.fit
+        except UnsupportedError as error:
+            return str(error)
+        return ""
+
     def to_dict(self) -> dict:
         """JSON-ready."""
         try:

@@ -185,7 +185,11 @@ def _figures(figures: Sequence[Figure]) -> str:
         f'<a href="{f.name}.csv">{f.name}.csv</a><span class="remedy">{escape(f.caption)}</span></li>'
         for f in figures
     )
-    return f'<p>In the folder of this page, each with the data that it shows:</p><ul class="files">{items}</ul>'
+    also = {"isoflop": "the optima of budgets in isoflop.csv", "n_star": "the efficient frontier in n_star.csv",
+            "d_star": "its tokens in d_star.csv"}  # fmt: skip
+    others = "".join(f", {what}" for name, what in also.items() if name in {f.name for f in figures})
+    where = f"In the folder of this page, each with the numbers of its own. All runs stand in cells.csv{others}:"
+    return f'<p>{where}</p><ul class="files">{items}</ul>'
 
 
 def _cells(e: Evidence, figures: Sequence[Figure]) -> str:

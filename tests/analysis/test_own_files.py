@@ -6,11 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.own_files import LIST, ForeignFileError, claimed
 from isoflop.analysis.page.page import NAME
 from isoflop.analysis.paper.kit import DOCUMENT, write_paper
 from isoflop.analysis.report import CELLS, TEXT, write_report
+from isoflop.commands.pictures import report
 
 NAMES = ("report.md", "gate.png", "curves.csv")
 EARLIER = {
@@ -95,6 +96,15 @@ def test_a_damaged_list_claims_nothing_more(tmp_path, damage):
 def nothing():
     """A table that supports no law: its report is quickly written."""
     return pd.DataFrame({"n_params": [1e6, 2e6], "tokens": [2e7, 4e7], "loss": [3.0, 2.9]})
+
+
+def test_a_report_without_law_and_figure_is_written_and_refused(tmp_path, nothing, capsys):
+    assert write_report(nothing, tmp_path / "out").refusal.startswith("2 data points cannot determine")
+    nothing.to_csv(tmp_path / "two.csv", index=False)
+    with pytest.raises(UnsupportedError, match=r"two\.csv: no law and no figure: 2 data points") as error:
+        report(tmp_path / "two.csv", out=tmp_path / "out")
+    assert error.value.exit_code == 1
+    assert "0 figures in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [TEXT, NAME, CELLS, "gate.png", "slices.svg", "curves.csv"])

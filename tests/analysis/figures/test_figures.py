@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgb
 from scipy.stats import gaussian_kde
 
-from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.figures.allocation import REFERENCE, _exponent_text, plot_allocation
 from isoflop.analysis.figures.arms import gate_frame, plot_gate, plot_multiplier
@@ -28,6 +28,7 @@ from isoflop.analysis.figures.runs.curves import learning_curves, plot_learning_
 from isoflop.analysis.figures.scoreboard import plot_scoreboard, scoreboard_frame
 from isoflop.analysis.figures.sensitivity import plot_sensitivity
 from isoflop.analysis.figures.surface import plot_surface
+from isoflop.analysis.report import draw_figure
 from isoflop.analysis.style import LEVEL, style
 from isoflop.examples import example
 from isoflop.scaling.approaches.envelope import envelope
@@ -197,6 +198,13 @@ def test_the_prediction_of_a_law_of_other_columns_is_refused_by_what_it_reads():
     forecast = SimpleNamespace(fit=SimpleNamespace(law=form(*form.typical)))
     with pytest.raises(ValueError, match="experts reads experts too"):
         plot_prediction(SimpleNamespace(chosen="experts", forecasts={"experts": forecast}))
+
+
+@pytest.mark.parametrize("name", ["cost", "throughput", "bowls"])
+def test_what_reads_run_tables_alone_does_not_call_a_column_missing_that_is_there(name):
+    table = pd.DataFrame({"n_params": [1e6, 2e6], "tokens": [2e7, 4e7], "loss": [3.0, 2.9]})
+    with pytest.raises(UnsupportedError, match="needs a run table of isoflop"):
+        draw_figure(name, Evidence(table.assign(wall_seconds=10.0, peak_learning_rate=0.1)), "x.png")
 
 
 def test_surface_colours_runs_and_contours_by_one_scale(evidence):

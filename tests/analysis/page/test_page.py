@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 import isoflop.analysis.page.checklist as checklist_module
 import isoflop.analysis.page.page as page_module
 from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.page.calculator import ABOVE, BELOW, calculator_frame
 from isoflop.analysis.page.charts import SHAPES, charts
 from isoflop.analysis.page.checklist import checklist
@@ -236,6 +237,15 @@ def test_every_link_of_the_page_leads_to_its_section(text):
     assert len(ids) == len(set(ids))
     links = re.findall(r'href="#([^"]+)"', text)
     assert all(f'<section id="{name}"' in text for name in links)
+
+
+def test_the_list_of_figures_names_what_stands_in_the_file_of_another():
+    every = page_module._figures(list(FIGURES.values()))
+    assert (
+        "All runs stand in cells.csv, the optima of budgets in isoflop.csv, the efficient frontier in n_star.csv"
+        in every
+    )
+    assert "All runs stand in cells.csv:" in page_module._figures([FIGURES["surface"]])
 
 
 def test_many_runs_are_thinned(evidence, monkeypatch):
