@@ -59,4 +59,4 @@ def parameters(e: Evidence) -> str:
             between += ", at its bound"
         unknown = name in lost or (name in SPLIT and row["no_optimum"])
         rows.append([name, *([UNKNOWN, ""] if unknown else [f"{row[name]:.5g}", between])])
-    return f"`{e.law_name}`: {e.fit.law.formula}\n\n" + table(["parameter", "value", f"{LEVEL:.0%} interval"], rows)
+    return f"`{e.law_name}`: `{e.fit.law.formula}`\n\n" + table(["parameter", "value", f"{LEVEL:.0%} interval"], rows)
