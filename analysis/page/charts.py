@@ -6,7 +6,7 @@ colours of compute, least first). Lines have the colour and dashes of their law,
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,12 @@ from isoflop.printable import shortened
 
 Part = dict[str, Any]  # of a specification: a layer, an axis, a channel
 Dots = Callable[[Part, Part], Part]  # the layer of runs for an x and a y
+Shown = tuple[tuple[Part, ...], list[Part]]  # transforms, and the parts of a tooltip that show what they make
 
 TITLES = {
     "n_params": "model size N (parameters)", "tokens": "training tokens D", "flops": "training compute C (FLOPs)",
 }  # fmt: skip
+LETTERS = {"n_params": "N", "tokens": "D"}
 HEIGHT = 300
 # 1, 2, 5 of each decade where the axis is short, decades alone where it is long; G is written B.
 _MANTISSA = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
@@ -139,21 +141,23 @@ def _by_arm(arms: Sequence[str]) -> Part:
     return {"shape": _word("arm", legend=legend, scale={"domain": list(arms), "range": SHAPES[: len(arms)]})}
 
 
-def _counts(*names: str) -> tuple[tuple[Part, ...], list[Part]]:
-    """Transforms that write columns of counts as the axes do, 1.096B, and the parts of a tooltip that show them."""
-    titles = {"n_params": "N", "tokens": "D"}
-    for name in ("n_params", "tokens"):
-        titles |= {f"{name}_low": f"{LEVEL:.0%} from", f"{name}_high": "to"}
+def _counts(titles: Mapping[str, str]) -> Shown:
+    """Columns of counts in a tooltip, written as the axes do: 1.096B."""
     written = tuple(
         {"calculate": f"isValid(datum.{n}) ? replace(format(datum.{n}, '.4s'), 'G', 'B') : ''", "as": f"{n}_text"}
-        for n in names
+        for n in titles
     )
-    return written, [_word(f"{n}_text", title=titles[n]) for n in names]
+    return written, [_word(f"{name}_text", title=title) for name, title in titles.items()]
+
+
+def _losses(titles: Mapping[str, str]) -> Shown:
+    """Columns of losses in a tooltip."""
+    return (), [_number(name, format=_LOSS, title=title) for name, title in titles.items()]
 
 
 def _dots(x: Part, y: Part, arms: Sequence[str], seeded: bool) -> Part:
     """Runs as points with a tooltip, a shape an arm, dim outside a brush; the brush of the chart is on them."""
-    written, counts = _counts("n_params", "tokens")
+    written, counts = _counts(LETTERS)
     shown = [
         _word("run_id", title="run"), *counts, _number("flops", format=".3e", title="C (FLOPs)"),
         _number("loss", format=_LOSS, title="loss"), _word("by", title="law"),
@@ -192,7 +196,7 @@ def _allocation(name: str, laws: list[str], fitted: tuple[float, float]) -> list
     def vertical(field: str = name) -> Part:
         return _log(name, field=field, title=best)
 
-    written, counts = _counts(name)
+    written, counts = _counts({name: LETTERS[name]})
     shown = [
         _number("flops", format=".3e", title="budget (FLOPs)"), *counts,
         _number("loss", format=_LOSS, title="loss"), _word("reason", title="note"),
@@ -211,11 +215,8 @@ def _frontier(name: str, vertical: Callable[..., Part], laws: list[str], fitted:
     valid = {"filter": f"isValid(datum.{low})"}
     band = _layer("frontier", "area", {"opacity": 0.2}, between, _HERE, _DRAWN, valid)
     line = _layer("frontier", "line", {"strokeWidth": 1.8}, {**_by_law(laws), "x": x, "y": vertical()}, _HERE, _DRAWN)
-    if name == "loss":
-        titles = {name: name, low: f"{LEVEL:.0%} from", high: "to"}
-        written, values = (), [_number(field, format=_LOSS, title=title) for field, title in titles.items()]
-    else:
-        written, values = _counts(name, low, high)
+    titles = {name: LETTERS.get(name, name), low: f"{LEVEL:.0%} from", high: "to"}
+    written, values = _losses(titles) if name == "loss" else _counts(titles)
     shown = [_word("law"), _number("flops", format=".3e", title="C (FLOPs)"), *values]
     tips = {"tooltip": shown, "x": x, "y": vertical()}
     over = _layer("frontier", "point", {"opacity": 0, "size": 120}, tips, _HERE, _DRAWN, *written)

@@ -108,7 +108,8 @@ def _profiles(data: Points, fits: dict[str, Fit], budgets: pd.Series) -> list[pd
     frames = []
     for budget, runs in data.frame.groupby(budgets.to_numpy()):
         sizes = np.geomspace(runs["n_params"].min(), runs["n_params"].max(), PROFILE_STEPS)
-        spent = np.exp(np.polyval(np.polyfit(*np.log(runs[["n_params", "flops"]].to_numpy()).T, 1), np.log(sizes)))
+        trained, counted = np.log(runs[["n_params", "flops"]].to_numpy(float)).T
+        spent = np.exp(np.polyval(np.polyfit(trained, counted, 1), np.log(sizes)))
         rows = pd.DataFrame([runs.mean(numeric_only=True)] * PROFILE_STEPS).assign(n_params=sizes, flops=spent)
         curve = {"convention": convention_name(data), "budget": budget, "n_params": sizes}
         with np.errstate(all="ignore"):  # at a size that no run had, a law may be beyond floating point
