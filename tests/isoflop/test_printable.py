@@ -91,7 +91,7 @@ def test_the_command_of_a_report_can_be_typed_again(typed, table, tmp_path, monk
     monkeypatch.setattr(
         "isoflop.analysis.report._write_all", lambda e, folder, command: message.append(command) or done
     )
-    message, done = [], SimpleNamespace(to_dict=dict)
+    message, done = [], SimpleNamespace(refusal="", to_dict=dict)
     typed("report", table, "--where", "loss < 30 and arm == 'plain'", "--out", tmp_path / "r", "--json")
     (command,) = message
     assert shlex.split(command) == sys.argv
