@@ -12,10 +12,13 @@ import numpy as np
 import pandas as pd
 
 from isoflop.analysis.background import BackgroundCall
+from isoflop.analysis.style import LEVEL
 from isoflop.scaling.approaches.approaches import Approaches, approaches
 from isoflop.scaling.approaches.envelope import Envelope, envelope
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, isoflop_profiles
 from isoflop.scaling.findings.diagnose import Finding, diagnose, diagnose_approaches, refused
+from isoflop.scaling.findings.finding import Case
+from isoflop.scaling.findings.fit_checks import conditioning
 from isoflop.scaling.findings.sensitivity import exponent_sensitivity
 from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.findings.verdict import CONVENTIONS
@@ -314,25 +317,31 @@ class Evidence:
     @part
     def optimum(self) -> Fit:
         """The fit, where its data determine how to split compute between size and tokens."""
-        if "a" in refused(self.findings):
-            raise UnsupportedError(
-                "size and tokens were not varied apart (collinear): these runs have no optimal split"
-            )
-        lost = [p for p in self.fit.bounds_hit if p != self.fit.law.floor_name]
-        if lost or not self.fit.converged:
-            what = f"{', '.join(lost)} at the bound of the search box" if lost else self.fit.message
-            raise UnsupportedError(f"the fit has no optimum ({what})")
+        if why := self.no_optimum(self.fit):
+            raise UnsupportedError(why)
         return self.fit
+
+    @staticmethod
+    def no_optimum(of: Fit) -> str:
+        """Why a fit does not say how to split compute; "" where it does."""
+        if "a" in refused(conditioning(Case(of, None, None, None, LEVEL))):
+            return "size and tokens were not varied apart (collinear): these runs have no optimal split"
+        lost = [p for p in of.bounds_hit if p != of.law.floor_name]
+        if lost or not of.converged:
+            what = f"{', '.join(lost)} at the bound of the search box" if lost else of.message
+            return f"the fit has no optimum ({what})"
+        return ""
 
     @part
     def candidates(self) -> pd.DataFrame:
         """Every candidate law fitted to all points: parameters, exponent a, their 90% intervals, noise."""
-        rows = [row for law in self._laws() if (row := self._candidate(law)) is not None]
+        rows = [row for law in self._laws() if (row := self.candidate(law)) is not None]
         if not rows:
             raise UnsupportedError(f"no law can be fitted to these {len(self.points)} points")
         return pd.DataFrame(rows)
 
-    def _candidate(self, law: str) -> dict | None:
+    def candidate(self, law: str) -> dict | None:
+        """A law fitted to all points as a row of `candidates`; None where it or its jackknife cannot be made."""
         try:
             fitted = self.fit_of(law)
             draws = jackknife(fitted)
@@ -343,6 +352,7 @@ class Evidence:
             "status": fitted.status,
             "noise": fitted.noise,
             "at_bound": fitted.bounds_hit,
+            "no_optimum": self.no_optimum(fitted),
         }
         for name in (*fitted.law.parameters(), *fitted.exponents()):
             row[name] = float(draws.estimate(name))
@@ -415,7 +425,7 @@ class Evidence:
     def seed_noise(self) -> pd.DataFrame:
         """Cells of runs that differ in their seeds alone: n_params, tokens, flops, seeds, mean loss, sd of ln loss."""
         if not is_runs(self.table):
-            raise UnsupportedError("needs a run table with seeds")
+            raise UnsupportedError("needs a run table of isoflop: seeds of another may differ in more")
         runs = final_rows(self.ends)
         runs = runs.assign(
             log_loss=np.log(runs["loss"]), cell=runs.groupby(replicate_columns(runs), dropna=False).ngroup()

@@ -4,6 +4,9 @@ What the table cannot support is listed with its reason; nothing that fails stop
 """
 
 import platform
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from isoflop.analysis import sections as summary
 from isoflop.analysis.evidence import Evidence, UnsupportedError, reason
 from isoflop.analysis.figure import FORMATS, Figure, save
 from isoflop.analysis.figures import FIGURES, get_figure
+from isoflop.analysis.own_files import claimed
 from isoflop.analysis.page.page import NAME, absent, javascript, page
 from isoflop.analysis.style import style
 from isoflop.answer import Answer
@@ -22,6 +26,9 @@ from isoflop.printable import code_span, plain_markdown
 from isoflop.scaling.fitting.search.kept_searches import keep_searches
 from isoflop.scaling.laws import Law, law_name
 from isoflop.scaling.prediction.registered.register import data_hash
+
+TEXT, CELLS = "report.md", "cells.csv"
+_MADE_BY = re.compile(r"\bisoflop \d[\w.+]*, numpy \d")  # in the provenance of every report
 
 
 class ReportError(ValueError):
@@ -39,6 +46,17 @@ class Report(Answer):
     missing: dict[str, str]
     evidence: Evidence
     paper: tuple[str, ...] = ()
+
+    @property
+    def refusal(self) -> str:
+        """Why the table has neither a law nor a figure; "" where it has either."""
+        if self.figures:
+            return ""
+        try:
+            _ = self.evidence.fit
+        except UnsupportedError as error:
+            return str(error)
+        return ""
 
     def to_dict(self) -> dict:
         """JSON-ready."""
@@ -77,8 +95,8 @@ def write_report(
     """Write every figure that `table` supports, and report.md, into the folder `out`.
 
     `law` None: the one that the scoreboard prefers. `paper` is a folder for what a paper takes: tables for LaTeX, a
-    bibliography, figures at the width of a column. Raises ReportError if the folder cannot be written; nothing else
-    stops it.
+    bibliography, figures at the width of a column. Raises ReportError if a folder cannot be written, and
+    ForeignFileError where a file would be replaced that no report wrote; nothing else stops it.
 
     >>> import isoflop
     >>> written = isoflop.report(isoflop.example("quick"), "report", law="chinchilla", n_draws=50)
@@ -87,24 +105,52 @@ def write_report(
     """
     check(RESAMPLES, n_draws=n_draws)
     check(SEED, seed=seed)
-    folder = Path(out)
+    folder, kit = Path(out), None if paper is None else Path(paper)
     named = None if law is None else law_name(law)
     evidence = Evidence(table, law=named, params=params, compute=compute, n_draws=n_draws, seed=seed)
+    try:
+        with _claimed(evidence, folder, kit), keep_searches():
+            written = _write_all(evidence, folder, command)
+            if kit is None:
+                return written
+            from isoflop.analysis.paper.kit import write_paper
+
+            made = write_paper(evidence, kit)
+            return replace(written, paper=made.files, missing=written.missing | made.missing)
+    except OSError as error:
+        raise ReportError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _claimed(e: Evidence, folder: Path, kit: Path | None) -> Iterator[None]:
+    """The folders of a report and of its paper, made, where they hold no file of somebody else under these names."""
+    source = str(e.table.attrs.get("source", ""))
+    names = [TEXT, NAME, CELLS, *(f"{name}.{form}" for name in FIGURES for form in ("png", "svg", "csv"))]
+    _make(folder)
+    earlier = any(_is_ours(folder / name) for name in (TEXT, NAME))
+    with ExitStack() as both:
+        both.enter_context(claimed(folder, names, "a report", read=source, earlier=earlier))
+        if kit is not None:
+            from isoflop.analysis.paper.kit import claimed_kit
+
+            _make(kit)
+            both.enter_context(claimed_kit(kit, read=source))
+        yield
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReportError(f"{folder}: cannot be made into the report's folder ({error.strerror})") from error
-    try:
-        with keep_searches():
-            written = _write_all(evidence, folder, command)
-        if paper is None:
-            return written
-        from isoflop.analysis.paper.kit import write_paper
 
-        kit = write_paper(evidence, Path(paper))
-        return replace(written, paper=kit.files, missing=written.missing | kit.missing)
-    except OSError as error:
-        raise ReportError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+def _is_ours(text: Path) -> bool:
+    """Whether a file is a report by what it says of itself."""
+    try:
+        return bool(_MADE_BY.search(text.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
 
 
 def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
@@ -124,7 +170,7 @@ def _write_all(evidence: Evidence, folder: Path, command: str) -> Report:
     made_by = provenance(evidence, command)
     _write_page(evidence, folder, written, missing, made_by)
     report = Report(folder, tuple(written), missing, evidence)
-    (folder / "report.md").write_text(_markdown(report, made_by), encoding="utf-8", errors="backslashreplace")
+    (folder / TEXT).write_text(_markdown(report, made_by), encoding="utf-8", errors="backslashreplace")
     _write_cells(evidence, folder)
     return report
 
@@ -180,9 +226,9 @@ def _remove(folder: Path, name: str) -> None:
 
 def _write_cells(evidence: Evidence, folder: Path) -> None:
     try:
-        summary.cells_table(evidence).to_csv(folder / "cells.csv", index=False)
+        summary.cells_table(evidence).to_csv(folder / CELLS, index=False)
     except ValueError:
-        (folder / "cells.csv").unlink(missing_ok=True)
+        (folder / CELLS).unlink(missing_ok=True)
 
 
 def _markdown(report: Report, made_by: str) -> str:

@@ -1,16 +1,18 @@
 """The report in words: Markdown sections made from the evidence, or the reason why there is none."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures.runs.cost import trained_tokens
-from isoflop.analysis.style import LEVEL, count
+from isoflop.analysis.law_tables import laws, parameters
+from isoflop.analysis.markdown import or_none, pair, table
+from isoflop.analysis.style import LEVEL, count, is_known
+from isoflop.printable import loss_text
 from isoflop.scaling.fitting.draws import Draws
 from isoflop.scaling.fitting.fit import Fit, noise_text
 from isoflop.scaling.laws.special_functions import chdtri
@@ -30,7 +32,7 @@ def sections(e: Evidence) -> str:
     """All sections of the report but the figures."""
     parts: Sequence[tuple[str, Callable[[Evidence], str]]] = (
         ("", verdict), ("Findings", findings), ("Held out", held_out), ("Scoreboard", scoreboard), ("Laws", laws),
-        ("Conventions", conventions),
+        ("Parameters", parameters), ("Conventions", conventions),
         ("Three approaches", three_approaches), ("Noise", noise),
     )  # fmt: skip
     return "\n\n".join(section(e, title, write) for title, write in parts)
@@ -75,6 +77,10 @@ def _allocation(e: Evidence) -> str:
         return f" How to split compute is not known: {error}."
     if e.fit.problem.tied:
         return f" Its exponents are tied: by its form the best model size grows as C^{exponents['a']:.3f}."
+    for name in ("a", "b"):
+        low, high = e.draws.interval(name, LEVEL)
+        if not is_known(low, high):
+            return f" How to split compute is not known: {name} may be anything from {low:.2g} to {high:.2g}."
     a, b = (f"{exponents[n]:.3f} {_span(e.draws, n)}" for n in ("a", "b"))
     return f" By this law the best model size grows as C^{a} and the best number of tokens as C^{b}."
 
@@ -90,7 +96,7 @@ def irreducible(e: Evidence) -> str:
     if name is None:
         return ""
     try:
-        known = f" The corpus has an exact floor of {e.loss_floor:.4f}."
+        known = f" The corpus has an exact floor of {loss_text(e.loss_floor)}."
     except UnsupportedError:
         known = ""
     if name not in e.fit.free:
@@ -98,15 +104,16 @@ def irreducible(e: Evidence) -> str:
     if name in e.fit.bounds_hit:
         return f"**{name} is at its bound, {law.irreducible:.4g}: these runs do not identify it.**{known}"
     low, high = e.draws.interval(name)
+    floor = f"{name} = {loss_text(law.irreducible)} {pair(low, high)}"
     if low <= 0 or any(f.message.startswith(f"{name} is not identified") for f in e.findings):
-        return f"**{name} is not identified by these runs** ({name} = {law.irreducible:.4f} {_pair(low, high)}).{known}"
+        return f"**{name} is not identified by these runs** ({floor}).{known}"
     inside = ""
     if known:
         inside = (
             " inside the interval of the fit" if low <= e.loss_floor <= high else " OUTSIDE the interval of the fit"
         )
         known = known.rstrip(".") + "," + inside + "."
-    return f"Irreducible loss {name} = {law.irreducible:.4f} {_pair(low, high)}.{known}"
+    return f"Irreducible loss {floor}.{known}"
 
 
 def findings(e: Evidence) -> str:
@@ -131,9 +138,9 @@ def held_out(e: Evidence) -> str:
         mark = f"**{name}**" if name == e.law_name else name
         for b in forecast.budgets.itertuples():
             rows.append([
-                mark, f"{b.flops:.3g}", _or_none(b.predicted_loss, "{:.4f}"), _or_none(b.loss_opt, "{:.4f}"),
-                _or_none(b.loss_error, "{:+.2%}"), f"{b.best_run_loss:.4f}", _or_none(b.best_run_error, "{:+.2%}"),
-                _or_none(b.n_ratio, "{:.2f}"), *_of_runs(forecast),
+                mark, f"{b.flops:.3g}", or_none(b.predicted_loss, loss_text), or_none(b.loss_opt, loss_text),
+                or_none(b.loss_error, "{:+.2%}".format), loss_text(b.best_run_loss),
+                or_none(b.best_run_error, "{:+.2%}".format), or_none(b.n_ratio, "{:.2f}".format), *_of_runs(forecast),
             ])  # fmt: skip
         if forecast.budgets.empty:
             rows.append([mark, "no common budget", "", "", "", "", "", "", *_of_runs(forecast)])
@@ -220,43 +227,17 @@ def _board(e: Evidence, among: list[str]) -> str:
         if law == board.preferred:
             name = f"**{name}** (preferred)"
         free = f"{r.free:.0f}" if np.isfinite(r.free) else ""
-        covered = _or_none(r.coverage, "{:.0%}")
+        covered = or_none(r.coverage, "{:.0%}".format)
         behind = f"{r.behind:z.2%} +- {r.behind_se:.2%}"
         rows.append([name, free, f"{r.error:.2%} +- {r.error_se:.2%}", f"{r.bias:+z.2%}", covered, behind])
     head = ["law", "free", "mean error", "too high by", f"in {board.level:.0%} interval", "behind the best"]
     return table(head, rows)
 
 
-def laws(e: Evidence) -> str:
-    """The candidates fitted to all points."""
-    rows = []
-    for r in e.candidates.to_dict("records"):
-        cells = [f"**{r['law']}**" if r["law"] == e.law_name else r["law"]]
-        for name in ("E", "alpha", "beta", "kappa", "a"):
-            if not np.isfinite(r.get(name, np.nan)):  # the law has no such parameter
-                cells.append("-")
-                continue
-            cells.append(_estimate(r, name))
-        rows.append([*cells, f"{r['noise']:.2%}"])
-    return table(["law", "E", "alpha", "beta", "kappa", "a (N* ~ C^a)", "robust sd"], rows)
-
-
-def _estimate(row: Mapping[str, Any], name: str) -> str:
-    """A parameter of a candidate with its interval. At a bound the interval has one side, or none."""
-    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    if name in row["at_bound"]:
-        far = max(low, high, key=lambda end: abs(end - value))
-        side = "up" if far > value else "down"
-        return f"{value:.4g} (bound)" + (f", {side} to {far:.3f}" if _is_wide(low, high) else "")
-    if not (name in row["free"] or name == "a" or (name == "beta" and row["alpha"] == row["beta"])):
-        return f"{value:.4g} fixed"
-    return f"{value:.4g} {_pair(low, high)}"
-
-
 def conventions(e: Evidence) -> str:
     """The exponents under each way of counting."""
     rows = [
-        [r.params, r.compute, f"{r.a:.3f} {_pair(r.a_low, r.a_high)}", f"{r.b:.3f} {_pair(r.b_low, r.b_high)}"]
+        [r.params, r.compute, f"{r.a:.3f} {pair(r.a_low, r.a_high)}", f"{r.b:.3f} {pair(r.b_low, r.b_high)}"]
         for r in e.conventions.itertuples()
     ]
     return f"The same runs and law (`{e.law_name}`), counted differently:\n\n" + table(["N", "C", "a", "b"], rows)
@@ -272,7 +253,7 @@ def three_approaches(e: Evidence) -> str:
             continue
         p = r.power
         rows.append([
-            *name, f"{p.n_exponent:.3f} {_pair(*p.n_interval)}", f"{p.tokens_exponent:.3f} {_pair(*p.tokens_interval)}",
+            *name, f"{p.n_exponent:.3f} {pair(*p.n_interval)}", f"{p.tokens_exponent:.3f} {pair(*p.tokens_interval)}",
         ])  # fmt: skip
     return table(["approach", "by", "a", "b"], rows) + f"\n\n{e.approaches.verdict}."
 
@@ -285,8 +266,8 @@ def noise(e: Evidence) -> str:
     except UnsupportedError as error:
         return f"{left} Seed noise is not measured: {error}."
     rows = [
-        [count(n), count(d), f"{c['flops'].mean():.2g}", str(len(c)), str(c["seeds"].max()), f"{c['loss'].mean():.4f}",
-         f"{pooled_sd(c):.2%}"]
+        [count(n), count(d), f"{c['flops'].mean():.2g}", str(len(c)), str(c["seeds"].max()),
+         loss_text(c["loss"].mean()), f"{pooled_sd(c):.2%}"]
         for (n, d), c in cells.groupby(["n_params", "tokens"])
     ]  # fmt: skip
     return f"{left} {_seed_noise(cells)}\n\n" + table(
@@ -323,8 +304,8 @@ def cells(e: Evidence) -> str:
     """The data points as a table."""
     frame = cells_table(e)
     rows = [
-        [f"{r.flops:.3g}", count(r.n_params), count(r.tokens), f"{r.tokens / r.n_params:.3g}", f"{r.loss:.4f}",
-         f"{r.predicted:.4f}" if "predicted" in frame else "", f"{r.residual:+.2%}" if "residual" in frame else ""]
+        [f"{r.flops:.3g}", count(r.n_params), count(r.tokens), f"{r.tokens / r.n_params:.3g}", loss_text(r.loss),
+         loss_text(r.predicted) if "predicted" in frame else "", f"{r.residual:+.2%}" if "residual" in frame else ""]
         for r in frame.head(MOST_CELLS).itertuples()
     ]  # fmt: skip
     more = f"\n\n{len(frame) - MOST_CELLS} more in cells.csv." if len(frame) > MOST_CELLS else ""
@@ -358,17 +339,6 @@ def cost(e: Evidence) -> str:
     return " ".join(text)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(str(c)) for c in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """A cell of a Markdown table: no column or line more than the table has."""
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 def _chosen(e: Evidence) -> str:
     """How the law of the report was chosen."""
     if e.law is not None:
@@ -384,21 +354,7 @@ def _meaning(meanings: dict[str, str], name: str) -> str:
 
 
 def _span(draws: Draws, name: str) -> str:
-    return _pair(*draws.interval(name, LEVEL))
-
-
-def _pair(low: float, high: float) -> str:
-    """An interval in brackets; what has none is fixed by the form of the law."""
-    return f"[{low:.3f}, {high:.3f}]" if _is_wide(low, high) else "(by its form)"
-
-
-def _is_wide(low: float, high: float) -> bool:
-    """Whether an interval has two ends at the digits that are printed."""
-    return f"{low:.3f}" != f"{high:.3f}"
-
-
-def _or_none(value: float, form: str) -> str:
-    return form.format(value) if math.isfinite(value) else "none"
+    return pair(*draws.interval(name, LEVEL))
 
 
 def _capital(text: str) -> str:

@@ -30,11 +30,12 @@ Look = tuple[Any, str]  # line style and marker of an arm
 End = tuple[float, float, str, Color]  # where a curve ends, x and y, and its label there
 
 LEVEL = 0.9  # of every interval and band
+WIDEST = 10.0  # times its lower end: the upper end of an interval of an exponent that is known
 MANY_DOTS = 2000  # from here on dots are pixels also in svg and pdf
 # Line and mark of each arm, by name; colour is kept for compute and size.
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
-MARKS = ("o", "s", "^", "v", "P", "X", "p")  # with the dashes 28 looks before one comes again
-MOST_ARMS = 12  # in a legend
+MARKS = ("o", "s", "^", "v", "P", "X", "p", "*", "<", ">", "h", "d")
+MOST_ARMS = len(MARKS)  # in a legend: dots have no dashes to tell them apart
 INK, MUTED, FAINT = "#22262b", "#6b7178", "#b9bec4"
 ACCENT = "#c8442b"  # what was predicted, against the dark-to-light scale of what was measured
 # Lightness falls evenly from the lightest tone that reads on white to near black: the order survives in greyscale.
@@ -354,3 +355,8 @@ def note(ax: Axes, text: str, *, where: str = "upper right", color: Color = MUTE
 def interval(low: float, high: float, digits: int = 3) -> str:
     """The interval as the figures write it: [0.475, 0.566]."""
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def is_known(low: float, high: float) -> bool:
+    """Whether the interval of an exponent tells it: from 0 or below, or over more than a factor of 10, it does not."""
+    return low > 0 and high <= WIDEST * low

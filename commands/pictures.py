@@ -58,6 +58,7 @@ def report(
 
     report.md and report.html, every figure that the table supports, and the reason for each that it does not.
     """
+    from isoflop.analysis.evidence import UnsupportedError
     from isoflop.analysis.report import write_report
     from isoflop.experiments.training.process import keep_freed_memory
 
@@ -68,6 +69,8 @@ def report(
         command=shlex.join(["isoflop", *sys.argv[1:]]), paper=paper,
     )  # fmt: skip
     emit(written.to_dict(), str(written), as_json)
+    if written.refusal:
+        raise UnsupportedError(f"{table}: no law and no figure: {written.refusal}")
 
 
 @app.command(rich_help_panel=SHOW)

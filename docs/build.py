@@ -34,6 +34,8 @@ DOCS, BUILT = ROOT / "docs", ROOT / "build" / "docs"
 BLOCK = re.compile(r"^```([a-z]+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BIN = Path(sys.executable).parent  # where isoflop and python are
 WIDTH = 100  # columns of a terminal, in what commands print
+# Folders of the repository, which a page links to where it is read there: on the site, the pages made from them.
+MADE_FROM = {"../commands": "commands/index.md", "../scaling/laws": "laws/index.md", "../isoflop": "python.md"}
 # Runs blocks of Python in one namespace, each a line of JSON, and prints a line after each; an error ends it.
 PYTHON = """
 import json, matplotlib, os, sys, traceback
@@ -104,6 +106,13 @@ def run_page(path: Path, folder: Path) -> str:
             elif block.language == "python":
                 parts.append(_printed(python.run(block)))
     return "".join([*parts, page[at:]])
+
+
+def on_site(page: str) -> str:
+    """The page with links to the reference in the place of links to the code that it is made from."""
+    for folder, made in MADE_FROM.items():
+        page = page.replace(f"]({folder})", f"]({made})")
+    return page
 
 
 def _shell(folder: Path, path: Path, block: Block) -> str:
@@ -376,7 +385,7 @@ def build(only: list[str]) -> None:
     for path in pages():
         if not only or path.stem in only:
             with tempfile.TemporaryDirectory() as folder:
-                (BUILT / path.name).write_text(run_page(path, Path(folder)))
+                (BUILT / path.name).write_text(on_site(run_page(path, Path(folder))))
     for path in assets():
         shutil.copy(path, BUILT)
     if not only:

@@ -16,6 +16,7 @@ from isoflop.analysis.style import (
     ColorScale,
     End,
     interval,
+    is_known,
     label_ends,
     log_axis,
     looks_of,
@@ -99,7 +100,11 @@ def _exponent_text(fit: Fit, draws: Draws | None, letter: str, exponent: str) ->
         text += "\nby the form of the law: its exponents are tied"
     if draws is None or fit.problem.tied:
         return text
-    return f"{text} {interval(*draws.interval(exponent, level=LEVEL))}\n{LEVEL:.0%} {draws.kind} by {draws.by}"
+    low, high = draws.interval(exponent, level=LEVEL)
+    by = f"{LEVEL:.0%} {draws.kind} by {draws.by}"
+    if not is_known(low, high):
+        return f"{letter}* \u221d {_POWER[exponent]}, {exponent} is not known:\n{low:.2g} to {high:.2g}, {by}"
+    return f"{text} {interval(low, high)}\n{by}"
 
 
 def _profile_optima(ax: Axes, profiles: Sequence[IsoflopProfile], quantity: str) -> None:

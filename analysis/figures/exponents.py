@@ -1,6 +1,7 @@
 """The exponents of the law: their joint region by bootstrap, and the local slope of the efficient frontier."""
 
 from collections.abc import Callable, Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -30,10 +31,11 @@ FEWEST_DISTINCT = 100  # draws: a handful of clusters has few different resample
 STEP = 0.05  # of ln C, for the central difference
 TOGETHER = 256  # points of a density at once: what stays in a processor's cache
 ON_A_LINE = 1 - 1e-12  # a correlation from which draws lie on a line and have no density
+NOTE = 52  # letters of a line in the panel
 SPACING = 1.9  # of compute: between closer budgets the noise of two optima is larger than what they differ by
 
 
-def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> pd.DataFrame:
+def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), _: str = "") -> pd.DataFrame:
     """A row per draw: the two exponents. Raises ValueError if the law has no such parameters or they do not vary."""
     missing = [n for n in names if n not in draws.frame]
     if missing:
@@ -48,8 +50,13 @@ def exponent_frame(draws: Draws, names: tuple[str, str] = ("alpha", "beta")) -> 
     return frame.reset_index(drop=True)
 
 
-def plot_exponents(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), *, ax: Axes | None = None) -> Axes:
-    """Draws as dots, the regions that hold 50% and 90% of them, the fit as a diamond, the ray of equal a."""
+def plot_exponents(
+    draws: Draws, names: tuple[str, str] = ("alpha", "beta"), no_optimum: str = "", *, ax: Axes | None = None
+) -> Axes:
+    """Draws as dots, the regions that hold 50% and 90% of them, the fit as a diamond, the ray of equal a.
+
+    `no_optimum` is why these runs do not say a: then there is no ray.
+    """
     ax = new_axes(ax)
     frame = exponent_frame(draws, names)
     x, y = (frame[n].to_numpy(float) for n in names)
@@ -63,7 +70,8 @@ def plot_exponents(draws: Draws, names: tuple[str, str] = ("alpha", "beta"), *, 
     ax.set_ylim(low[1] - pad[1], high[1] + 4.5 * pad[1])  # room for the note
     ax.set_xlabel(_label(names[0]))
     ax.set_ylabel(_label(names[1]))
-    ray = _draw_ray(ax, draws) if names == ("alpha", "beta") else []
+    ray = _draw_ray(ax, draws) if names == ("alpha", "beta") and not no_optimum else []
+    ray += fill(f"no a: {no_optimum}", NOTE).splitlines() if no_optimum else []
     ends = [f"{n} {interval(*draws.interval(n, level=LEVEL))}" for n in names]
     contours = f"; contours hold 50% and {LEVEL:.0%}" if drawn else f", {distinct} of them differ"
     lines = [f"{len(frame)} draws by {draws.by}{contours}", f"{LEVEL:.0%} of each:", *ends]
@@ -195,7 +203,7 @@ FIGURES = (
     Figure(
         "exponents",
         "Bootstrap draws of the exponents; contours, where drawn, hold 50% and 90%.",
-        needs=lambda e: (e.resamples, _pair(e.fit)),
+        needs=lambda e: (e.resamples, _pair(e.fit), e.no_optimum(e.fit)),
         frame=exponent_frame,
         plot=plot_exponents,
         place=100,

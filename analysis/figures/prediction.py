@@ -27,6 +27,7 @@ from isoflop.analysis.style import (
     new_axes,
     note,
 )
+from isoflop.printable import loss_text
 from isoflop.scaling.approaches.isoflop_profiles import budget_numbers
 from isoflop.scaling.laws import with_role
 from isoflop.scaling.selection.holdout import HeldOutForecast, HoldOut
@@ -99,7 +100,7 @@ def _verdict(law: str, target: pd.Series, largest: float, *, arms: int) -> str:
     measured = target["loss_opt"] if seen else target["best_run_loss"]
     error = target["loss_error"] if seen else target["best_run_error"]
     size = f"N* within a factor {np.exp(abs(np.log(target['n_ratio']))):.2f}" if seen else "N* not measured"
-    loss = f"loss {target['predicted_loss']:.3f}, measured {measured:.3f} ({error:+.1%})"
+    loss = f"loss {loss_text(target['predicted_loss'])}, measured {loss_text(measured)} ({error:+.1%})"
     pooled = f", {arms} arms together" if arms > 1 else ""
     return f"{law} up to {flops(largest)}{pooled}\n{loss}\n{size}; band {LEVEL:.0%}"
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from isoflop.analysis.figure import Figure
-from isoflop.analysis.style import COMPUTE_MAP, INK, LEVEL, MUTED, new_axes, note
+from isoflop.analysis.style import COMPUTE_MAP, INK, LEVEL, MUTED, is_known, new_axes, note
 
 
 def plot_sensitivity(frame: pd.DataFrame, *, name: str = "a", ax: Axes | None = None) -> Axes:
@@ -16,7 +16,8 @@ def plot_sensitivity(frame: pd.DataFrame, *, name: str = "a", ax: Axes | None = 
     chosen = frame.iloc[0]
     ax.axvspan(chosen["low"], chosen["high"], color=COMPUTE_MAP(0.35), alpha=0.2, lw=0)
     ax.axvline(chosen["value"], color=INK, lw=0.9)
-    reach = frame["value"].sub(chosen["value"]).abs().max() + 1.5 * (chosen["high"] - chosen["low"])
+    moved, known = frame["value"].sub(chosen["value"]).abs().max(), is_known(chosen["low"], chosen["high"])
+    reach = moved + 1.5 * (chosen["high"] - chosen["low"]) if known else 2 * moved
     low, high = (np.clip(frame[e], chosen["value"] - reach, chosen["value"] + reach) for e in ("low", "high"))
     ax.hlines(place, low, high, color=MUTED, lw=1.2)
     outside = (frame["value"] < chosen["low"]) | (frame["value"] > chosen["high"])
@@ -27,7 +28,10 @@ def plot_sensitivity(frame: pd.DataFrame, *, name: str = "a", ax: Axes | None = 
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_xlabel(f"exponent {name} of N* (intervals {LEVEL:.0%})")
     ax.grid(axis="y", visible=False)
-    if outside.any():
+    if not known:
+        ax.set_xlim(chosen["value"] - reach, chosen["value"] + reach)
+        note(ax, "intervals go beyond the panel: the exponent is not known", where="lower right")
+    elif outside.any():
         note(ax, "hollow: outside the interval as chosen", where="lower right")
     ax.set_title("Sensitivity of the exponent")
     return ax

@@ -3,6 +3,7 @@
 A dot that vanishes into its contour is a good fit.
 """
 
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,21 @@ from isoflop.scaling.fitting.uncertainty import predict_runs
 from isoflop.scaling.table.law_inputs import components, unlike
 
 N_LEVELS = 14
+NOTE = 60  # letters of a line under the panel
 POINTS = 60  # of the curve of a slice
 SHARES = (0.1, 0.5, 0.9)  # quantiles of the second input that a slice is drawn at
 
 
-def surface_frame(fit: Fit) -> pd.DataFrame:
+def surface_frame(fit: Fit, _: str = "") -> pd.DataFrame:
     """Every run with the loss measured and the loss of the law."""
     return fit.points.frame.assign(predicted=fit.predicted, residual=fit.residuals)
 
 
-def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
+def plot_surface(fit: Fit, no_optimum: str = "", *, ax: Axes | None = None) -> Axes:
     """Filled contours of the law over model size and tokens, runs as dots of the same scale, the efficient frontier.
 
-    The frontier is solid between the smallest and the largest compute fitted, dashed beyond. Raises ValueError for a
-    law that does not read N and D, or reads more.
+    The frontier is solid between the smallest and the largest compute fitted, dashed beyond; in its place stands
+    `no_optimum`, why these runs do not say it. Raises ValueError for a law that does not read N and D, or reads more.
     """
     if fit.law.inputs != ("N", "D"):
         read = ", ".join(column.name for column in fit.law.reads().values())
@@ -63,8 +65,11 @@ def plot_surface(fit: Fit, *, ax: Axes | None = None) -> Axes:
         ax, runs, "n_params", "tokens", looks=looks, c=runs["loss"], cmap=LOSS_MAP, norm=norm, s=size,
         edgecolor="white", linewidth=edge, zorder=3, rasterized=len(runs) > MANY_DOTS,
     )  # fmt: skip
-    _draw_frontier(ax, fit, sizes, tokens)
     log_axis(ax.xaxis, "n_params")
+    if no_optimum:
+        ax.set_xlabel(f"{ax.get_xlabel()}\n{fill(f'no frontier: {no_optimum}', NOTE)}")
+    else:
+        _draw_frontier(ax, fit, sizes, tokens)
     log_axis(ax.yaxis, "tokens")
     ax.set_xlim(sizes[0], sizes[-1])
     ax.set_ylim(tokens[0], tokens[-1])
@@ -194,8 +199,8 @@ def _on_simplex(draws: Draws, rows: pd.DataFrame, first: str) -> pd.DataFrame:
 FIGURES = (
     Figure(
         "surface",
-        "The law and the runs on one colour scale; white line: the efficient frontier.",
-        needs=lambda e: e.fit,
+        "The law and the runs on one colour scale; white line: the efficient frontier, where the runs determine it.",
+        needs=lambda e: (e.fit, e.no_optimum(e.fit)),
         frame=surface_frame,
         plot=plot_surface,
         place=50,

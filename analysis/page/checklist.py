@@ -17,7 +17,8 @@ from isoflop.analysis.figures.exponents import slope_frame
 from isoflop.analysis.figures.runs.bowls import CELL, best_rate, bowl_frame
 from isoflop.analysis.page.calculator import ABOVE
 from isoflop.analysis.sections import pooled_sd
-from isoflop.analysis.style import LEVEL
+from isoflop.analysis.style import LEVEL, is_known
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.departures import LEVEL as DEPARTURE_LEVEL
 from isoflop.scaling.findings.departures import departures
 from isoflop.scaling.findings.finding import Case
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from isoflop.scaling.arms.multiplier import Pair
 
 CLUSTERS = 5  # for each free parameter
+SIZES = 5
+DECADES = {"n_params": 1.5, "tokens": 1.5, "flops": 2.0}
+ALIKE, APART = 0.9, 16.0  # the correlation of ln N and ln D at most, the span of tokens per parameter at least
+CONDITION = 1e8  # of J'WJ, at most: the square of what the Finding ill_conditioned names
 FARTHEST = 10.0  # times the largest run: what is quoted beyond it is an extrapolation
 LEAST_COVERED = 0.8  # of the runs held out, inside their 90% intervals
 Evidenced = Callable[[Evidence], str]
@@ -86,7 +91,7 @@ def _law(e: Evidence) -> str:
 def _spread(e: Evidence) -> str:
     each = e.fit.points.frame.groupby("n_params")["tokens"].nunique()
     text = f"{len(each)} sizes, a median of {each.median():g} token counts each"
-    if each.median() < 3:
+    if len(each) < SIZES or each.median() < 3:
         raise NotMetError(text)
     return text
 
@@ -116,14 +121,29 @@ def _quoted(e: Evidence) -> str:
 
 
 def _spans(e: Evidence) -> str:
-    frame = e.fit.points.frame
-    parts = (f"{name} {np.ptp(np.log10(frame[name])):.2f}" for name in ("n_params", "tokens", "flops"))
-    return "decades: " + ", ".join(parts)
+    decades = {name: float(np.ptp(np.log10(e.fit.points.frame[name]))) for name in DECADES}
+    text = "decades: " + ", ".join(f"{name} {span:.2f}" for name, span in decades.items())
+    if any(decades[name] < needed for name, needed in DECADES.items()):
+        raise NotMetError(text)
+    return text
 
 
 def _ratio(e: Evidence) -> str:
-    ratio = e.fit.points.frame["tokens"] / e.fit.points.frame["n_params"]
-    return f"{ratio.min():.3g} to {ratio.max():.3g} tokens per parameter"
+    """Tested here as well: a law that does not read both has no Finding of it."""
+    n, d = np.log(e.fit.points.frame[["n_params", "tokens"]].to_numpy(float)).T
+    together = abs(np.corrcoef(n, d)[0, 1]) if min(np.ptp(n), np.ptp(d)) > 0 else 1.0
+    low, high = np.exp((d - n).min()), np.exp((d - n).max())
+    text = f"{low:.3g} to {high:.3g} tokens per parameter, correlation of ln N and ln D {together:.2f}"
+    if together > ALIKE or high < APART * low:
+        raise NotMetError(text)
+    return text
+
+
+def _condition(e: Evidence) -> str:
+    text = f"condition number {e.fit.condition:.2g}"
+    if e.fit.condition > CONDITION:
+        raise NotMetError(text)
+    return text
 
 
 def _floor(e: Evidence) -> str:
@@ -133,9 +153,10 @@ def _floor(e: Evidence) -> str:
     if name in e.fit.bounds_hit:
         raise NotMetError(f"{name} is at its bound, {value:.4g}: not identified")
     low, high = e.draws.interval(name, LEVEL)
+    floor = f"{name} = {loss_text(value)} [{loss_text(low, of=value)}, {loss_text(high, of=value)}]"
     if low <= 0:
-        raise NotMetError(f"{name} = {value:.4f} [{low:.4f}, {high:.4f}]: its interval meets 0")
-    return f"{name} = {value:.4f} [{low:.4f}, {high:.4f}], lowest loss {e.fit.points.frame['loss'].min():.4f}"
+        raise NotMetError(f"{floor}: its interval meets 0")
+    return f"{floor}, lowest loss {loss_text(e.fit.points.frame['loss'].min())}"
 
 
 def _closed(e: Evidence) -> str:
@@ -160,7 +181,10 @@ def _held_out(e: Evidence) -> str:
 
 
 def _minima(e: Evidence) -> str:
-    return f"{sum(p.accepted for p in e.profiles)} of {len(e.profiles)} budgets have a usable minimum"
+    text = f"{sum(p.accepted for p in e.profiles)} of {len(e.profiles)} budgets have a usable minimum"
+    if e.fit.law.inputs != ("N", "D"):
+        raise UnsupportedError(f"{text}; where a budget's minimum lies is tested by a law of size and tokens alone")
+    return text
 
 
 def _warmup(e: Evidence) -> str:
@@ -213,8 +237,8 @@ def _sensitive(e: Evidence) -> str:
     table = e.sensitivity
     chosen = table.iloc[0]
     width, moved = chosen["high"] - chosen["low"], np.ptp(table["value"])
-    text = f"a moves by {moved:.3f} over {len(table) - 1} changes of the analysis; its interval is {width:.3f} wide"
-    if moved > width:
+    text = f"a moves by {moved:.3f} over {len(table) - 1} changes of the analysis; its interval is {width:.3g} wide"
+    if moved > width or not is_known(chosen["low"], chosen["high"]):
         raise NotMetError(text)
     return text
 
@@ -292,7 +316,7 @@ _RULES = tuple(
         ("C4", "N and D span 1.5 decades, C spans 2", ("narrow_span",), _spans),
         ("C5", "N and D vary apart", ("collinear", "narrow_tokens_per_param", "extreme_ratio"), _ratio),
         ("C6", "The parameters are well conditioned", ("ill_conditioned",),
-         lambda e: f"condition number {e.fit.condition:.2g}"),
+         _condition),
         ("C7", "One optimum from at least 20% of starts", ("few_starts_agree", "second_basin", "not_converged"),
          lambda e: f"{e.fit.share_at_best:.0%} of {len(e.fit.starts)} starts"),
         ("C8", "No parameter at its bound", ("at_bound",), lambda e: "none"),

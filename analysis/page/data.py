@@ -100,15 +100,21 @@ def _points(data: Points, fits: dict[str, Fit], budgets: pd.Series) -> pd.DataFr
 
 
 def _profiles(data: Points, fits: dict[str, Fit], budgets: pd.Series) -> list[pd.DataFrame]:
-    """Each law at each shared budget, over the sizes trained there; what else it reads at its mean of those runs."""
+    """Each law at each shared budget, over the sizes trained there; what else it reads at its mean of those runs.
+
+    Budgets are named by the report's way of counting. A curve is drawn at the compute that their runs have in this one,
+    where runs of one budget may differ by their size: along a line of ln C in ln N.
+    """
     frames = []
     for budget, runs in data.frame.groupby(budgets.to_numpy()):
         sizes = np.geomspace(runs["n_params"].min(), runs["n_params"].max(), PROFILE_STEPS)
-        rows = pd.DataFrame([runs.mean(numeric_only=True)] * PROFILE_STEPS).assign(n_params=sizes, flops=budget)
+        trained, counted = np.log(runs[["n_params", "flops"]].to_numpy(float)).T
+        spent = np.exp(np.polyval(np.polyfit(trained, counted, 1), np.log(sizes)))
+        rows = pd.DataFrame([runs.mean(numeric_only=True)] * PROFILE_STEPS).assign(n_params=sizes, flops=spent)
         curve = {"convention": convention_name(data), "budget": budget, "n_params": sizes}
         with np.errstate(all="ignore"):  # at a size that no run had, a law may be beyond floating point
             for law, fit in fits.items():
-                curve[law] = fit.predict(rows.assign(tokens=fit.cost.tokens(budget, sizes)))
+                curve[law] = fit.predict(rows.assign(tokens=fit.cost.tokens(spent, sizes)))
         frames.append(pd.DataFrame(curve))
     return frames
 
@@ -117,11 +123,25 @@ def _frontiers(e: Evidence, fits: dict[str, Fit]) -> list[pd.DataFrame]:
     """The optimum of each law over compute, with the band of the law of the report."""
     frames = []
     for law, fit in fits.items():
+        if e.no_optimum(fit):
+            continue
         try:
             frames.append(_frontier(fit, law, _band_draws(e, fit) if law == e.law_name else None))
         except ValueError:  # no optimum under this law
             continue
     return frames
+
+
+def without_optimum(e: Evidence, laws: Iterable[str]) -> dict[str, list[str]]:
+    """Laws whose optimum is drawn under no convention, or not under some, by the reason."""
+    found: dict[str, list[str]] = {}
+    for law in laws:
+        fits = [fit for data in e.conventions_known if (fit := _fit(e, law, data)) is not None]
+        refused = [(convention_name(fit.points), why) for fit in fits if (why := e.no_optimum(fit))]
+        alike = len(refused) == len(fits) and len({why for _, why in refused}) == 1
+        for name, why in refused[:1] if alike else refused:
+            found.setdefault(why, []).append(law if alike else f"{law} ({name})")
+    return found
 
 
 def _band_draws(e: Evidence, fit: Fit) -> Draws | None:

@@ -17,7 +17,8 @@ function count(value) {
 }
 const trimmed = (text) => String(Number(text)); // 1k, not 1.00k
 const flops = (value) => (value === null || !isFinite(value) ? "open" : value.toExponential(2));
-const nats = (value) => (value === null || !isFinite(value) ? "open" : value.toFixed(4));
+const nats = (value) => (value === null || !isFinite(value) ? "open" : value >= 0.1 ? value.toFixed(4)
+  : value >= 1e-4 ? value.toPrecision(4) : value.toExponential(3));
 const written = { flops, n_params: count, tokens: count, loss: nats };
 
 // A number as tables are read: 1.3T, 2.5 x 10^13, 1,000,000, 2,5e13. NaN for another text, and for 1,234.
@@ -81,7 +82,11 @@ function hideBrush() {
     mark.setAttribute("aria-hidden", "true");
   }
 }
-const update = () => Promise.all(Object.values(views).map(send));
+function update() {
+  const place = find("#shown");
+  if (place) place.textContent = `${signals.convention}; laws ${signals.laws.join(", ") || "none"}; residuals of ${signals.law}`;
+  return Promise.all(Object.values(views).map(send));
+}
 
 // A brush in one chart picks its runs in every chart.
 function pick(box) {
@@ -157,12 +162,13 @@ function show(value) {
   update();
 }
 function price(compute) {
-  const hours = compute / read("speed", (value) => value > 0 && isFinite(value), "is not above 0") / 3600;
-  const cost = hours * read("price", (value) => value >= 0 && isFinite(value), "is not 0 or more");
+  const speed = read("speed", (value) => value > 0, "is not above 0"), hours = compute / speed / 3600;
+  const each = read("price", (value) => value >= 0, "is not 0 or more"), cost = hours * each;
   const short = (value) => (value === 0 ? "0" : value >= 0.01 && value < 1e6
     ? value.toLocaleString("en", { maximumSignificantDigits: 3 }) : value.toExponential(2));
-  find("#cost .value").textContent = isFinite(cost) ? short(cost) : "give a price and a speed";
-  find("#cost .span").textContent = isFinite(hours) ? `${short(hours)} device-hours` : "";
+  find("#best-cost .value").textContent = isFinite(cost) ? short(cost) : "give a price and a speed";
+  find("#best-cost .span").textContent = !isFinite(hours) ? ""
+    : `${short(hours)} device-hours at ${short(speed)} FLOP/s${isFinite(each) ? `, ${short(each)} each` : ""}`;
 }
 // What is typed is used as it stands, or the field is marked and the line of warnings says why not.
 const FIELDS = { exact: "Exactly", price: "Price", speed: "FLOP/s" };
@@ -174,7 +180,7 @@ function judge(name, why) {
 function read(name, takes, wanted) {
   const text = find(`#${name}`).value.trim(), value = amount(text);
   const no = text.match(EITHER) ? "may have a comma of thousands or of decimals: write it without" : "is no number like 1e12, 1.3T or 2,500,000";
-  const why = isNaN(value) ? no : takes(value) ? "" : wanted;
+  const why = isNaN(value) ? no : !isFinite(value) ? "is beyond 1.8e308" : takes(value) ? "" : wanted;
   judge(name, why && `${FIELDS[name]}: \u201c${text}\u201d ${why}.`);
   return why ? NaN : value;
 }

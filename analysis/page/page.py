@@ -73,7 +73,7 @@ def page(e: Evidence, *, missing: dict[str, str], provenance: str, figures: Sequ
 def page_data(e: Evidence) -> dict:
     """What the page's script works on: charts with their data, the calculator's rows, the fitted range."""
     from isoflop.analysis.page.charts import charts
-    from isoflop.analysis.page.data import convention_name, datasets, law_names, records
+    from isoflop.analysis.page.data import convention_name, datasets, law_names, records, without_optimum
 
     try:
         laws, rows, convention = law_names(e), datasets(e), convention_name(e.points)
@@ -83,8 +83,9 @@ def page_data(e: Evidence) -> dict:
     arms = sorted({row["arm"] for row in rows["points"] if "arm" in row})
     with losses_in(e.loss_unit):
         drawn = charts(
-            laws, convention, (budgets.min(), budgets.max()), arms=arms, joined=joined, frontier=bool(rows["frontier"])
-        )
+            laws, convention, (budgets.min(), budgets.max()), arms=arms, joined=joined, frontier=bool(rows["frontier"]),
+            seeded=any("seed" in row for row in rows["points"]),
+        )  # fmt: skip
     data = {
         "charts": drawn,
         "datasets": rows,
@@ -92,6 +93,8 @@ def page_data(e: Evidence) -> dict:
         "convention": convention,
         "conventions": list(dict.fromkeys(row["convention"] for row in rows["points"])),
         "fitted": [budgets.min(), budgets.max()],
+        "no_optimum": without_optimum(e, laws),
+        "arms": len(arms),
     }
     try:
         return data | {"calculator": list(records([_calculated(e)]))}
@@ -106,7 +109,8 @@ def _calculated(e: Evidence) -> pd.DataFrame:
 
 
 _SECTIONS = (
-    ("Held out", summary.held_out), ("Laws", summary.laws), ("Conventions", summary.conventions),
+    ("Held out", summary.held_out), ("Laws", summary.laws), ("Parameters", summary.parameters),
+    ("Conventions", summary.conventions),
     ("Three approaches", summary.three_approaches), ("Noise", summary.noise), ("Cost", summary.cost),
 )  # fmt: skip
 
@@ -181,7 +185,11 @@ def _figures(figures: Sequence[Figure]) -> str:
         f'<a href="{f.name}.csv">{f.name}.csv</a><span class="remedy">{escape(f.caption)}</span></li>'
         for f in figures
     )
-    return f'<p>In the folder of this page, each with the data that it shows:</p><ul class="files">{items}</ul>'
+    also = {"isoflop": "the optima of budgets in isoflop.csv", "n_star": "the efficient frontier in n_star.csv",
+            "d_star": "its tokens in d_star.csv"}  # fmt: skip
+    others = "".join(f", {what}" for name, what in also.items() if name in {f.name for f in figures})
+    where = f"In the folder of this page, each with the numbers of its own. All runs stand in cells.csv{others}:"
+    return f'<p>{where}</p><ul class="files">{items}</ul>'
 
 
 def _cells(e: Evidence, figures: Sequence[Figure]) -> str:
@@ -230,20 +238,24 @@ def _calculator(e: Evidence, data: dict) -> str:
         f'<div class="controls"><fieldset><legend>I know the</legend>{radios}</fieldset>'
         '<label class="wide">budget<br><input id="budget" type="range" step="0.01"></label>'
         f'{typed}</div><p id="warning" role="status"></p><dl class="answer">{cards}'
-        '<div id="cost"><dt>cost</dt><dd class="value"></dd><dd class="span"></dd></div></dl>'
+        '<div id="best-cost"><dt>cost</dt><dd class="value"></dd><dd class="span"></dd></div></dl>'
     )
 
 
 _CAPTIONS = {
     "isoflop": "Loss against size; lines: the laws at each budget. Stronger colour, more compute.",
-    "compute": "Loss against compute; lines: the laws at their optimum; faint rule: the largest run.",
-    "n_params": "The size that spends compute best. Diamonds: optimum of each budget (all arms), hollow where refused.",
-    "tokens": "The tokens that spend compute best.",
-    "residuals": "Residuals of the chosen law.",
+    "compute": "Loss against compute; lines: the laws at their optimum; dotted rule: the largest run; red rule: the "
+    "calculator's compute.",
+    "n_params": "The size that spends compute best. Diamonds: optimum of each budget (all arms), hollow where refused. "
+    "Red rule: the calculator's compute.",
+    "tokens": "The tokens that spend compute best. Red rule: the calculator's compute.",
+    "residuals": "Residuals of the law named above: ln(loss / law) of each run.",
 }
 
 
 def _charts(data: dict) -> str:
+    from isoflop.analysis.page.charts import SHAPES
+
     if not data["charts"]:
         raise UnsupportedError(data["why"])
     names = [n for n in _CAPTIONS if n in data["charts"] or n == "residuals"]
@@ -257,6 +269,12 @@ def _charts(data: dict) -> str:
         for k, law in enumerate(data["laws"])
     )
     axes = (("flops", "compute C"), ("n_params", "size N"), ("tokens", "tokens D"))
+    refused = "".join(
+        f"<p>No optimum is drawn of {escape(', '.join(names))}: {escape(why)}.</p>"
+        for why, names in data["no_optimum"].items()
+    )
+    if data["arms"] > len(SHAPES):
+        refused += f"<p>{data['arms']} arms have no marks of their own: point at a run to see its arm.</p>"
     return (
         '<div class="controls">'
         f"<label>counting<br>{_menu('convention', [(c, c) for c in data['conventions']])}</label>"
@@ -264,7 +282,8 @@ def _charts(data: dict) -> str:
         f"<label>residuals of<br>{_menu('law', [(law, law) for law in data['laws']])}</label>"
         f"<label>residuals against<br>{_menu('residuals-by', axes)}</label></div>"
         "<p>Point at a run to see which it is; drag a box in one chart to pick its runs in all. "
-        f'<span id="picked" role="status"></span></p><div class="grid">{slots}</div>'
+        '<span id="picked" role="status"></span></p><p>Shown: <span id="shown"></span>.</p>'
+        f'{refused}<div class="grid">{slots}</div>'
     )
 
 

@@ -11,6 +11,7 @@ Nothing is edited by hand: the same table gives the same files, byte by byte.
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from matplotlib.figure import Figure as Canvas
 from isoflop.analysis.evidence import Evidence, reason
 from isoflop.analysis.figure import save
 from isoflop.analysis.figures import FIGURES, get_figure
+from isoflop.analysis.law_tables import SPLIT
+from isoflop.analysis.own_files import claimed
 from isoflop.analysis.paper import tables
 from isoflop.analysis.paper.bibliography import bibliography
 from isoflop.analysis.paper.latex import escaped, number
@@ -45,6 +48,11 @@ _TABLES: dict[str, tuple[Callable[[Evidence], str], str]] = {
 }
 
 
+_TEXTS = (*(f"{table}.tex" for table in _TABLES), "numbers.tex", "laws.bib")
+DOCUMENT = "paper.tex"
+_FIRST_LINE = "% pdflatex paper && bibtex paper && pdflatex paper && pdflatex paper"
+
+
 @dataclass(frozen=True)
 class Paper:
     """The files of a paper that were written under `folder`, and why the rest was not."""
@@ -54,9 +62,22 @@ class Paper:
     missing: dict[str, str]
 
 
+def claimed_kit(folder: Path, *, read: str = "") -> AbstractContextManager[None]:
+    """List the files of a kit as isoflop's own in `folder`. Raises as `claimed` does for a file of somebody else."""
+    document = folder / DOCUMENT
+    earlier = document.is_file() and document.read_bytes().startswith(_FIRST_LINE.encode())
+    names = [DOCUMENT, *_TEXTS, *(f"{file}.pdf" for file in _FILES)]
+    return claimed(folder, names, "the kit of a paper", read=read, earlier=earlier)
+
+
 def write_paper(e: Evidence, folder: Path) -> Paper:
     """Write the kit of a report's evidence into `folder`; what the table cannot support has its reason in `missing`."""
     folder.mkdir(parents=True, exist_ok=True)
+    with claimed_kit(folder, read=str(e.table.attrs.get("source", ""))):
+        return _write(e, folder)
+
+
+def _write(e: Evidence, folder: Path) -> Paper:
     texts: dict[str, str] = {}
     missing: dict[str, str] = {}
     for name, (make, _) in _TABLES.items():
@@ -67,10 +88,10 @@ def write_paper(e: Evidence, folder: Path) -> Paper:
     for file, names in _FILES.items():
         if _try(file, lambda file=file, names=names: _draw(e, names, folder / f"{file}.pdf"), missing):  # type: ignore[misc]
             drawn.append(f"{file}.pdf")
-    texts["paper.tex"] = _document(texts, drawn)
+    texts[DOCUMENT] = _document(texts, drawn)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    for name in (*(f"{table}.tex" for table in _TABLES), "numbers.tex", "laws.bib"):
+    for name in _TEXTS:
         if name not in texts:  # nothing of an earlier kit under the name of what failed
             (folder / name).unlink(missing_ok=True)
     return Paper(folder, (*texts, *drawn), missing)
@@ -100,7 +121,7 @@ def numbers(e: Evidence) -> str:
     known += [(f"isoflopexp{name}", name) for name in e.fit.exponents()]
     values |= {f"isoflopexp{name}": value for name, value in e.fit.exponents().items()}
     for macro, name in known:
-        if name in refused(e.findings):
+        if name in refused(e.findings) or (name in SPLIT and e.no_optimum(e.fit)):
             continue
         made[_macro(macro)] = number(values[macro])
         if name not in e.fit.problem.pinned and name != e.fit.problem.follower:
@@ -131,7 +152,7 @@ def _draw(e: Evidence, names: tuple[str, ...], path: Path) -> None:
 def _document(texts: dict[str, str], drawn: list[str]) -> str:
     """A document of two columns that holds every table and figure, each as a paper would."""
     parts = [
-        r"% pdflatex paper && bibtex paper && pdflatex paper && pdflatex paper",
+        _FIRST_LINE,
         r"\documentclass[twocolumn]{article}",
         r"\usepackage[utf8]{inputenc}", r"\usepackage[T1]{fontenc}", r"\usepackage{booktabs,graphicx,amsmath}",
         *([r"\input{numbers}"] if "numbers.tex" in texts else []), r"\begin{document}",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.law_tables import SPLIT
 from isoflop.analysis.paper.bibliography import key_of
 from isoflop.analysis.paper.latex import escaped, formula, number, percent, span, symbol, tabular
 from isoflop.analysis.style import LEVEL
@@ -35,7 +36,7 @@ def parameters(e: Evidence) -> str:
     for name, value in zip(fit.law.parameters(), fit.law.values(), strict=True):
         rows.append([symbol(name), number(float(value)), _between(e, name), escaped(unit_of(form, name, e.loss_unit))])
     for name, value in fit.exponents().items():
-        if name in refused(e.findings):
+        if name in refused(e.findings) or (name in SPLIT and e.no_optimum(fit)):
             rows.append([_exponent(name), "--", "not determined", ""])
         else:
             rows.append([_exponent(name), number(float(value)), span(*draws.interval(name, LEVEL)), ""])

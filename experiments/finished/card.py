@@ -13,6 +13,7 @@ from isoflop.experiments.store.models import Trained
 from isoflop.experiments.store.run_config import RunConfig
 from isoflop.models.config import family_of
 from isoflop.models.export import write_folder
+from isoflop.printable import loss_text
 from isoflop.scaling.fitting.fit import fit
 from isoflop.scaling.table.formats.run_columns import with_roles
 from isoflop.scaling.table.runs import read_runs
@@ -54,7 +55,8 @@ def card(trained: Trained) -> str:
         f"{row['optimizer']}, {row['schedule']}, seed {row['seed']}",
         "corpus": f"{data['name']} (`{row['corpus_id']}`), tokenizer {row['tokenizer_id']}",
         "begins from": _beginning(trained.config),
-        "held-out loss": f"{row['loss']:.4f} +- {row['loss_se']:.4f} nats/token{_bits(row)}, "
+        "held-out loss": f"{loss_text(row['loss'])} +- {loss_text(row['loss_se'], of=row['loss'])} "
+        f"nats/token{_bits(row)}, "
         f"next-token accuracy {row['accuracy']:.3f}",
         "law of its study": law_line(trained),
     }
@@ -89,7 +91,7 @@ def law_line(trained: Trained) -> str:
     except ValueError as error:
         return f"none: {error}"
     predicted = float(found.predict(found.points.frame)[(found.points.frame["run_id"] == trained.run_id).argmax()])
-    return f"{found.law} ({found.status}, {same.sum()} runs); {predicted:.4f} nats/token here"
+    return f"{found.law} ({found.status}, {same.sum()} runs); {loss_text(predicted)} nats/token here"
 
 
 def _is_llama(trained: Trained) -> bool:
@@ -109,7 +111,7 @@ def _beginning(config: RunConfig) -> str:
 
 
 def _bits(row: dict) -> str:
-    return "" if _missing(row["bits_per_byte"]) else f", {row['bits_per_byte']:.4f} bits/byte"
+    return "" if _missing(row["bits_per_byte"]) else f", {loss_text(row['bits_per_byte'])} bits/byte"
 
 
 def _missing(value: object) -> bool:

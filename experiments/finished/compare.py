@@ -10,6 +10,7 @@ import pandas as pd
 from isoflop.experiments.finished.lm_eval import TaskRequest, check, score
 from isoflop.experiments.finished.remeasure import evaluation_of
 from isoflop.experiments.store.models import Trained
+from isoflop.printable import loss_text
 from isoflop.scaling.table.evaluations.evaluation import Paired, paired_loss
 from isoflop.scaling.table.evaluations.task_scores import paired_score, read_items
 
@@ -104,10 +105,10 @@ def compare_text(found: dict[str, Any]) -> str:
     """A line per run and score, then a line per pair."""
     lines = []
     for run in found["runs"]:
-        bits = "" if run["bits_per_byte"] is None else f", {run['bits_per_byte']:.4f} bits/byte"
+        bits = "" if run["bits_per_byte"] is None else f", {loss_text(run['bits_per_byte'])} bits/byte"
         lines.append(
             f"run {run['run_id']}: {run['n_params_total']:,} parameters, {run['tokens']:,} tokens, "
-            f"loss {run['loss']:.4f} +- {run['loss_se']:.4f} nats/token{bits}, "
+            f"loss {loss_text(run['loss'])} +- {loss_text(run['loss_se'], of=run['loss'])} nats/token{bits}, "
             f"next-token accuracy {run['accuracy']:.3f}"
         )
         for one in run["scores"]:

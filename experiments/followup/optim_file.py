@@ -12,6 +12,7 @@ import pandas as pd
 from isoflop.experiments.files import check_name, write_text
 from isoflop.experiments.followup.study_file import wrote_text
 from isoflop.experiments.followup.template import NOT_RECORDED, NextStudyError, source_of, template_of
+from isoflop.printable import loss_text
 from isoflop.scaling.table.runs import final_rows, is_runs
 from isoflop.scaling.tuning.answer import Tuned, TunedArm
 from isoflop.scaling.tuning.best import best_setting
@@ -116,7 +117,7 @@ def _remarks(arm: TunedArm, source: str) -> list[str]:
     requested = f"--at n_params={arm.at.n_params:.6g} --tokens {arm.at.tokens:.6g}"
     return [
         f"isoflop tune {source} {requested}" + (f" --arm {arm.arm}" if arm.arm else ""),
-        f"the best setting at {scale}: rate {lo:.4g} to {hi:.4g} ({arm.level:.0%}), loss {arm.loss:.4f}",
+        f"the best setting at {scale}: rate {lo:.4g} to {hi:.4g} ({arm.level:.0%}), loss {loss_text(arm.loss)}",
     ]
 
 

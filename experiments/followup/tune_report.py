@@ -10,6 +10,7 @@ from isoflop.experiments.app import run_study
 from isoflop.experiments.compose.compose import compose_all
 from isoflop.experiments.followup.tune import FIRST, FURTHER, Bowl, Transfer, bowls, transfers
 from isoflop.experiments.sweep.launch import load
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.tuning_checks import SAME_RANGE
 from isoflop.scaling.table.runs import of_study, read_runs
@@ -149,7 +150,7 @@ def _name(setting: dict[str, Any]) -> str:
 
 def _bowl_line(bowl: dict[str, Any]) -> str:
     tried = " ".join(
-        f"{value:g}:{'diverged' if loss is None else format(loss, '.4f')}"
+        f"{value:g}:{'diverged' if loss is None else loss_text(loss)}"
         for value, loss in zip(bowl["values"], bowl["losses"], strict=True)
     )
     error = "error unknown" if bowl["error_decades"] is None else f"+-{bowl['error_decades']:.2f} decades"

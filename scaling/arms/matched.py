@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.printable import loss_text
 from isoflop.scaling.arms.pairs import SAME_BUDGET, pair_cells
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.tuning_checks import tuning_findings
@@ -63,7 +64,7 @@ class Matched:
         ahead = f"{self.winner} is ahead" if self.winner else "neither is ahead beyond doubt"
         text = (
             f"at {self.flops:.3g} FLOPs, the largest budget of both, {ahead}: best loss "
-            f"{self.loss_arm:.4f} {self.arm}, {self.loss_baseline:.4f} {self.baseline}"
+            f"{loss_text(self.loss_arm)} {self.arm}, {loss_text(self.loss_baseline)} {self.baseline}"
         )
         if self.n_pairs > 1:
             mean, lo, hi = np.expm1([self.difference, *self.interval])

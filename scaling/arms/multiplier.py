@@ -14,6 +14,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
+from isoflop.printable import loss_text
 from isoflop.scaling.arms.joint_fit import ArmsFit, Frontier, Quantity, fit_arms
 from isoflop.scaling.arms.matched import Matched, comparison_findings, matched_ranking
 from isoflop.scaling.arms.pairs import by_lot, cluster_labels
@@ -68,17 +69,18 @@ class Pair:
             f"{self.arm} against {self.baseline}: {self.form}, {'paired' if self.paired else 'unpaired'} cells; "
             + "shared by AICc: "
             + ", ".join(f"{name} {w:.0%}" for name, w in self.sharing.items()),
-            f"  {'loss':>8} {'C ' + self.arm[:9]:>12} {'C ' + self.baseline[:9]:>12} {'multiplier':>10}  interval",
+            f"  {'loss':>8} {'C arm':>12} {'C baseline':>12} {'multiplier':>10}  interval",
         ]
         for r in self.at_loss.itertuples():
             lines.append(
-                f"  {r.loss:>8.4f} {r.flops_arm:>12.4g} {r.flops_baseline:>12.4g} {r.multiplier:>10.3f}  "
+                f"  {loss_text(r.loss):>8} {r.flops_arm:>12.4g} {r.flops_baseline:>12.4g} {r.multiplier:>10.3f}  "
                 f"{r.lo:.3f} to {r.hi:.3f}"
             )
         lines.append(f"  {'compute':>8} {'loss':>8} {'multiplier':>10}  interval          P({self.arm} better)")
         for r in self.at_compute.itertuples():
             between = f"{r.lo:.3f} to {r.hi:.3f}"
-            lines.append(f"  {r.flops:>8.3g} {r.loss:>8.4f} {r.multiplier:>10.3f}  {between:<16}  {r.p_better:.3f}")
+            reached = f"{r.flops:>8.3g} {loss_text(r.loss):>8}"
+            lines.append(f"  {reached} {r.multiplier:>10.3f}  {between:<16}  {r.p_better:.3f}")
         lines.append(f"  {_crossing(self.crossover)}")
         lines.append(f"  {self.matched}" if self.matched else "  no budget that both arms have")
         return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)])

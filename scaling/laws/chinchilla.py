@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from isoflop.printable import loss_text
 from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.law import (
     AMPLITUDE,
@@ -93,7 +94,7 @@ class Chinchilla(Law):
     def written(self) -> str:
         """The fitted sum with its numbers, without a floor of 0 and without kappa = 1."""
         inner = f"{self.A:.5g} N^-{self.alpha:.4f} + {self.B:.5g} D^-{self.beta:.4f}"
-        floor = "" if self.E == 0 else f"{self.E:.4f} + "
+        floor = "" if self.E == 0 else f"{loss_text(self.E)} + "
         return f"L(N, D) = {floor}" + (inner if self.kappa == 1 else f"({inner})^{self.kappa:.4f}")
 
     @classmethod

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from isoflop.answer import Answer
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.law import Array
 from isoflop.scaling.mixtures.proxies import Proxy
@@ -103,10 +104,10 @@ class Mix(Answer):
                 f"  {name:<20} {weight:>7.4f} {f'{span[0]:.3f} to {span[1]:.3f}':>15} "
                 f"{f'{low_high[0]:.3f} to {low_high[1]:.3f}':>15} {natural:>8.4f} {repeats:>7}"
             )
-        lo, hi = self.gain_interval
+        gain, lo, hi = (loss_text(value, of=self.loss) for value in (self.gain, *self.gain_interval))
         lines += [
-            f"  loss {self.loss:.4f} {unit}; natural proportions {self.natural_loss:.4f}: gain {self.gain:.4f}, "
-            f"{self.level:.0%} {lo:.4f} to {hi:.4f}",
+            f"  loss {loss_text(self.loss)} {unit}; natural proportions {loss_text(self.natural_loss)}: gain {gain}, "
+            f"{self.level:.0%} {lo} to {hi}",
             f"  flat: shares of that range lose less than {self.rise:.2%} of the loss, the noise of one run",
         ]
         for name, (rho, rms) in self.held_out.items():

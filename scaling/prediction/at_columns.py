@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import table_findings
 from isoflop.scaling.findings.units import unit_findings
@@ -70,12 +71,12 @@ class RunForecast:
 
     def __str__(self) -> str:
         given = ", ".join(f"{name} {value:.4g}" for name, value in self.target.items())
-        lines = [f"loss of a run with {given}", "", f"  {self.loss:.4f} {self.points.loss_unit}"]
-        lines += [f"  {level:>4.0%}  {lo:.4f} to {hi:.4f}" for level, (lo, hi) in self.intervals.items()]
+        lines = [f"loss of a run with {given}", "", f"  {loss_text(self.loss)} {self.points.loss_unit}"]
+        lines += [f"  {level:>4.0%}  {loss_text(lo)} to {loss_text(hi)}" for level, (lo, hi) in self.intervals.items()]
         lines += ["", f"  {'law':<22} {'weight':>6} {'loss':>8} {'sd ln':>7}"]
         for law, row in self.laws.iterrows():
             mark = "*" if law == self.preferred else " "
-            lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%}")
+            lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {loss_text(row['loss']):>8} {row['sd']:>7.2%}")
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 
 

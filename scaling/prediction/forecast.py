@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.units import unit_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
@@ -114,8 +115,8 @@ class LossForecast:
 
     def __str__(self) -> str:
         lines = [f"loss of {self.target}, {self.reach:.3g} times the largest compute of the table", ""]
-        lines.append(f"  {self.loss:.4f} {self.points.loss_unit}")
-        lines += [f"  {level:>4.0%}  {lo:.4f} to {hi:.4f}" for level, (lo, hi) in self.intervals.items()]
+        lines.append(f"  {loss_text(self.loss)} {self.points.loss_unit}")
+        lines += [f"  {level:>4.0%}  {loss_text(lo)} to {loss_text(hi)}" for level, (lo, hi) in self.intervals.items()]
         if self.n_opt and self.n_interval:
             lo, hi = self.n_interval
             lines.append(f"  best size {self.n_opt:.4g} parameters, {max(LEVELS):.0%} {lo:.4g} to {hi:.4g}")
@@ -124,8 +125,9 @@ class LossForecast:
         for law, row in self.laws.iterrows():
             size = f" {row['n_opt']:>10.4g}" if self.target.optimal else ""
             mark = "*" if law == self.preferred else " "
-            broken = f" {row['breaks']:>6.2f} {row['broken']:>9.4f}"
-            lines.append(f" {mark}{law:<22} {row['weight']:>6.2f} {row['loss']:>8.4f} {row['sd']:>7.2%}{size}{broken}")
+            broken = f"{row['breaks']:>6.2f} {loss_text(row['broken']):>9}"
+            own = f"{row['weight']:>6.2f} {loss_text(row['loss']):>8} {row['sd']:>7.2%}"
+            lines.append(f" {mark}{law:<22} {own}{size} {broken}")
         lines.append(
             "* preferred by its forecasts below the largest compute; the answer averages all laws by their probability "
             "(weight), each with the breaks that its exponents may have (their probability; the loss with them), and "

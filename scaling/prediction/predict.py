@@ -9,6 +9,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import NOT_NEGATIVE, POSITIVE, check
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import table_findings
 from isoflop.scaling.fitting.fit import Fit, Huber
@@ -276,7 +277,7 @@ class PublishedLoss(Answer):
     def __str__(self) -> str:
         run = {"parameters": self.n_params, "tokens": self.tokens, "unique": self.unique_tokens, "FLOPs": self.flops}
         scale = ", ".join(f"{value:.4g} {what}" for what, value in run.items() if value is not None)
-        loss = "it gives no loss" if self.loss is None else f"{self.loss:.4f} nats/token"
+        loss = "it gives no loss" if self.loss is None else f"{loss_text(self.loss)} nats/token"
         lines = [f"{self.name}: {self.law}", f"  {scale}: {loss}"]
         lines += [
             f"  N: {self.conventions['params']}; C: {self.conventions['compute']}; {self.conventions['tokenizer']}"

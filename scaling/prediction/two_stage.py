@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.diagnose import Finding, diagnose
 from isoflop.scaling.fitting.fit import Fit, FitError, fit
 from isoflop.scaling.fitting.uncertainty import bootstrap, jackknife
@@ -187,7 +188,7 @@ class TwoStage:
         lines = [
             f"{self.score} from the loss, the loss from N and D; {values['n_points']} runs, {level:.0%} intervals: "
             f"{self.draws.kind} by {self.draws.by}",
-            f"  {self.first.law}",
+            f"  {self.first.law.written()}",
             f"  {self.second.law.formula}, L the loss",
         ]
         for name, value in values["params"].items():
@@ -200,7 +201,7 @@ class TwoStage:
         for one in predictions:
             where = f"{one['flops']:.3g} FLOPs: " if "flops" in one else ""
             lines.append(
-                f"{where}N {one['n_params']:.4g}, D {one['tokens']:.4g}: loss {one['loss']:.4f}, {self.score} "
+                f"{where}N {one['n_params']:.4g}, D {one['tokens']:.4g}: loss {loss_text(one['loss'])}, {self.score} "
                 f"{one['accuracy']:.4f} [{one['lo']:.4f}, {one['hi']:.4f}]"
             )
         lines += [*self._direct_lines(predictions, level), *(f"note: {note}" for note in self.notes)]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.sensitivity import FAR, chinchilla_sensitivity
 from isoflop.scaling.findings.settings import table_findings
@@ -66,7 +67,7 @@ class Comparison(Answer):
             ]
             for name, r in self.moved.iterrows():
                 values = (
-                    f"a {r['a']:.4f} ({r['a_moved']:+.2f})  E {r['E']:.4f}  loss {r['loss']:.4f} "
+                    f"a {r['a']:.4f} ({r['a_moved']:+.2f})  E {loss_text(r['E'])}  loss {loss_text(r['loss'])} "
                     f"({r['loss_moved']:+.2f})"
                 )
                 lines.append(f"  {name:<24} {values if np.isfinite(r['a']) else r['why']}")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, SHARE, check
+from isoflop.printable import loss_text
 from isoflop.scaling.approaches.isoflop_profiles import IsoflopProfile, budget_groups, isoflop_profiles
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import table_findings
@@ -115,7 +116,7 @@ class HoldOut(Answer):
             if f.budgets.empty:
                 lines.append(f"{mark}{name:<21} {'no profile: the runs above are of no common budget':>66} {runs}")
             for b in f.budgets.itertuples():
-                loss = f"{b.predicted_loss:>8.4f} {b.loss_opt:>8.4f} {b.loss_error:>+7.2%}"
+                loss = f"{loss_text(b.predicted_loss):>8} {loss_text(b.loss_opt):>8} {b.loss_error:>+7.2%}"
                 size = f"{b.predicted_n:>10.4g} {b.n_opt:>10.4g} {b.n_ratio:>6.2f}"
                 lines.append(f"{mark}{name:<21} {b.flops:>9.3g} {_dashed(f'{loss} {size}')} {runs}")
         lines += [f" {name}: {why}" for name, why in self.failed.items()]

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from isoflop.answer import Answer
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.laws.axes.tuning import RateBowl
@@ -110,12 +111,12 @@ class TunedArm:
         scale = ", ".join(f"{name} {value:.4g}" for name, value in asdict(self.at).items() if math.isfinite(value))
         lines = [(f"{self.arm}: " if self.arm else "") + f"best setting at {scale}"]
         lines += [self._part_line(name, value) for name, value in asdict(self.optimum).items() if math.isfinite(value)]
-        lines.append(f"  {'loss':<14} {self.loss:>10.4f} {self.fit.points.loss_unit}")
+        lines.append(f"  {'loss':<14} {loss_text(self.loss):>10} {self.fit.points.loss_unit}")
         if self.requested is not None:
             lo, hi = self.requested.interval
             lines.append(
                 f"  with {self.requested.setting}: {self._loss(self.requested.lost)} lost, "
-                f"{self.level:.0%} {lo:.4f} to {hi:.4f}"
+                f"{self.level:.0%} {loss_text(lo, of=self.loss)} to {loss_text(hi, of=self.loss)}"
             )
         held = self.fit.problem.pinned
         values = zip(self.law.parameters(), self.law.values().tolist(), strict=True)
@@ -128,7 +129,7 @@ class TunedArm:
         return "\n".join([*lines, *self._cell_lines(), *map(str, self.findings), *(f"note: {n}" for n in self.notes)])
 
     def _loss(self, lost: float) -> str:
-        return f"{lost:.4f} {self.fit.points.loss_unit} ({lost / self.loss:.2%})"
+        return f"{loss_text(lost, of=self.loss)} {self.fit.points.loss_unit} ({lost / self.loss:.2%})"
 
     def _part_line(self, name: str, value: float) -> str:
         span = self.intervals.get(name)
@@ -149,7 +150,7 @@ class TunedArm:
             remark = remark if cell["fitted"] else "  too few rates"
             lines.append(
                 f"  {place} {cell['rates']:>6} {cell['lowest_rate']:>10.4g} {cell['best_rate']:>10.4g} "
-                f"{cell['off_frontier']:>19.4f}{remark}"
+                f"{loss_text(cell['off_frontier'], of=self.loss):>19}{remark}"
             )
         return lines
 
@@ -179,6 +180,6 @@ class Tuned(Answer):
     def __str__(self) -> str:
         lines = ["\n\n".join(map(str, self.arms)), *(f"{name}: {why}" for name, why in self.failed.items())]
         if len(self.arms) > 1:
-            losses = ", ".join(f"{arm.arm} {arm.loss:.4f}" for arm in self.arms)
+            losses = ", ".join(f"{arm.arm} {loss_text(arm.loss)}" for arm in self.arms)
             lines += ["", f"lowest loss at its best setting: {self.best.arm} ({losses})"]
         return "\n".join(lines)

@@ -18,6 +18,7 @@ from isoflop.analysis.evidence import Evidence, UnsupportedError, part
 from isoflop.analysis.figures import FIGURES, get_figure
 from isoflop.analysis.figures.runs.cost import trained_tokens
 from isoflop.analysis.hero import draw_hero
+from isoflop.analysis.own_files import LIST, claimed
 from isoflop.analysis.report import ReportError, draw_figure, write_report
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.fitting.fit import FitError
@@ -159,7 +160,7 @@ def test_an_exponent_that_the_form_fixes_has_no_interval(written):
 def test_every_file_of_the_folder_is_named_on_the_page(written):
     page = (written.folder / "report.html").read_text()
     links = set(re.findall(r'<a href="([^"#]+)">', page))
-    assert links == {path.name for path in written.folder.iterdir()} - {"report.html", "report.md"}
+    assert links == {path.name for path in written.folder.iterdir()} - {"report.html", "report.md", LIST}
 
 
 def test_the_cells_are_all_there(written):
@@ -176,13 +177,14 @@ def test_the_same_table_gives_the_same_bytes(written, tmp_path):
 
 
 def test_a_failing_figure_costs_only_itself(small, tmp_path, monkeypatch, two_laws, no_page):
-    def broken(fit, ax):
+    def broken(*_, ax):
         raise RuntimeError("no such artist")
 
     kept = {n: FIGURES[n] for n in ("isoflop", "surface")}
     kept["surface"] = replace(kept["surface"], plot=broken)
     monkeypatch.setattr(report_module, "FIGURES", kept)
-    (tmp_path / "surface.png").write_text("of an earlier report")
+    with claimed(tmp_path, ["surface.png"], "a report"):
+        (tmp_path / "surface.png").write_text("of an earlier report")
     result = write_report(small, tmp_path, n_draws=50)
     assert result.figures == ("isoflop",)
     assert result.missing == {"surface": "RuntimeError: no such artist"}

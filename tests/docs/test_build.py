@@ -88,7 +88,7 @@ def anchors(text: str) -> set[str]:
 
 
 def test_links_lead_to_pages_and_headings():
-    pages = {p.name: p.read_text() for p in PAGES} | build.generated_pages()
+    pages = {p.name: build.on_site(p.read_text()) for p in PAGES} | build.generated_pages()
     seen = 0
     for name, text in pages.items():
         for link in links(text):
@@ -98,6 +98,15 @@ def test_links_lead_to_pages_and_headings():
             assert not anchor or anchor in anchors(pages[path]), f"{name}: {link}"
             seen += 1
     assert seen > 40
+
+
+def test_links_of_the_pages_lead_somewhere_in_the_repository_too():
+    """On GitHub there are no pages that the build makes."""
+    for path in PAGES:
+        for link in links(path.read_text()):
+            target = link.partition("#")[0]
+            assert (build.DOCS / target).resolve().exists(), f"{path.name}: {link}"
+            assert (ROOT / "docs" / target).resolve().is_relative_to(ROOT.resolve())
 
 
 def test_the_site_names_every_page():

@@ -13,7 +13,7 @@ import pytest
 from isoflop import __main__
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.report import provenance
-from isoflop.printable import code_span, counted, plain_markdown, printable
+from isoflop.printable import code_span, counted, loss_text, plain_markdown, printable, shortened
 
 pytestmark = pytest.mark.usefixtures("kept_searches")
 
@@ -22,6 +22,47 @@ EVIL = "\x1b[2J\x1b]0;title\x07\rdone\x9b31m\u202egnp.exe\u2066\ud800\u2028<scri
 
 def test_a_count_has_the_number_of_its_noun():
     assert [counted(n, "cell") for n in (0, 1, 2, 1234)] == ["0 cells", "1 cell", "2 cells", "1,234 cells"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [(2.35421, "2.3542"), (0.1, "0.1000"), (0.0523, "0.05230"), (6.1234e-5, "6.123e-05"), (-0.3, "-0.3000")],
+)
+def test_a_loss_has_four_digits_however_small_it_is(loss, text):
+    assert loss_text(loss) == text
+    assert float(loss_text(loss)) == pytest.approx(loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(("of", "text"), [(2.3, "+0.0004"), (6e-5, "+0.0004200")])
+def test_a_difference_of_losses_has_the_digits_of_the_loss(of, text):
+    assert loss_text(0.00042, of=of, sign="+") == text
+
+
+NAMES = [
+    ("a", "b" * 20, "c" * 30),
+    ("llama-wd0.1-seq2048-a", "llama-wd0.1-seq2048-b", "llama-wd0.1-seq4096-c"),
+    ("base", "base-with-a-schedule-of-x"),
+    ("lr1e-3-and-a-long-end-of-it", "lr1e-4-and-a-long-end-of-it"),
+    (f"a{'x' * 30}1{'y' * 30}", f"a{'x' * 30}2{'y' * 30}"),
+    (f"a{'x' * 30}1", f"a{'x' * 29}11", "b"),
+    ("x" * 21,),
+]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_long_names_are_cut_where_they_still_differ(names):
+    labels = shortened(names, 20)
+    assert list(labels) == list(names)
+    assert len(set(labels.values())) == len(names)
+    assert max(map(len, labels.values())) <= 20
+    assert shortened(names, 99) == {name: name for name in names}
+
+
+def test_names_that_differ_in_a_letter_of_the_middle_are_numbered():
+    names = [f"{k}{'x' * 30}{letter}{'y' * 30}" for k, letter in enumerate("abc")] + [f"0{'x' * 30}d{'y' * 30}"]
+    labels = list(shortened(names, 12).values())
+    assert [label[0] for label in labels] == list("1234")
+    assert len(set(labels)) == 4
 
 
 def test_nothing_that_a_terminal_obeys_is_left_and_the_rest_stays():
@@ -50,7 +91,7 @@ def test_the_command_of_a_report_can_be_typed_again(typed, table, tmp_path, monk
     monkeypatch.setattr(
         "isoflop.analysis.report._write_all", lambda e, folder, command: message.append(command) or done
     )
-    message, done = [], SimpleNamespace(to_dict=dict)
+    message, done = [], SimpleNamespace(refusal="", to_dict=dict)
     typed("report", table, "--where", "loss < 30 and arm == 'plain'", "--out", tmp_path / "r", "--json")
     (command,) = message
     assert shlex.split(command) == sys.argv

@@ -31,7 +31,7 @@ def bowl_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame
     Raises ValueError if no cell was.
     """
     if not is_runs(table):
-        raise ValueError("needs a run table with peak_learning_rate")
+        raise ValueError("needs a run table of isoflop; the learning rates of another are read by isoflop tune")
     runs = final_rows(table)
     runs = runs.assign(n_params=count_params(runs, params))
     mean = runs.groupby([*CELL, "peak_learning_rate"], as_index=False)[["loss", "flops"]].mean()

@@ -30,7 +30,7 @@ def cost_frame(table: pd.DataFrame, *, params: str = "matrices") -> pd.DataFrame
     `budget` is the one requested, or the compute to two digits where it was given in tokens.
     """
     if not is_runs(table):
-        raise ValueError("needs a run table with wall_seconds; this table has none")
+        raise ValueError("needs a run table of isoflop, which has wall_seconds of whole runs; this is another table")
     frame = final_rows(table)
     frame = frame.assign(n_params=count_params(frame, params))
     frame = frame[frame["wall_seconds"] > 0]

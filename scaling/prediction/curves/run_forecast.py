@@ -9,7 +9,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import PART, check, whole
-from isoflop.printable import counted
+from isoflop.printable import counted, loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import unlike_runs
 from isoflop.scaling.prediction.curves.curve_model import CurveModel, Forecast, curve_model
@@ -66,10 +66,10 @@ class RunForecast(Answer):
 
     def __str__(self) -> str:
         lo, hi = self.intervals[BAND]
-        so_far = f"loss {self.last_loss:.4f} at step {self.last_step:,}" if self.last_step else "no row yet"
+        so_far = f"loss {loss_text(self.last_loss)} at step {self.last_step:,}" if self.last_step else "no row yet"
         lines = [
-            f"run {self.run_id}: {so_far}; at step {self.at_step:,} ({self.schedule}) a loss of {self.loss:.4f} "
-            f"(90%: {lo:.4f} to {hi:.4f})",
+            f"run {self.run_id}: {so_far}; at step {self.at_step:,} ({self.schedule}) a loss of {loss_text(self.loss)} "
+            f"(90%: {loss_text(lo)} to {loss_text(hi)})",
             f"  by the law {self.law} over {self.siblings} other runs of the table, with the run's own level",
         ]
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])

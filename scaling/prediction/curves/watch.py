@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.laws.special_functions import ndtri, stdtr
 from isoflop.scaling.prediction.curves.causes import likely_cause
@@ -58,8 +59,8 @@ class WatchedRun:
 
     def line(self) -> str:
         """The run on one line."""
-        loss = f"loss {self.rows['loss'].iloc[-1]:.4f}" if len(self.rows) else "no row yet"
-        end = "" if self.end is None else f", end {self.end[0]:.4f} ({self.end[1]:.4f} to {self.end[2]:.4f})"
+        loss = f"loss {loss_text(self.rows['loss'].iloc[-1])}" if len(self.rows) else "no row yet"
+        end = "" if self.end is None else ", end {} ({} to {})".format(*map(loss_text, self.end))
         said = "in its band" if self.left_at is None else f"LEFT ITS BAND at step {self.left_at:,}: {self.cause}"
         return f"{self.run_id:<14} step {self.step:,}/{self.horizon:,}  {loss}{end}  {said}"
 

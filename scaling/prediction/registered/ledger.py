@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from isoflop.answer import Answer
+from isoflop.printable import loss_text
 from isoflop.read_json import JsonError, check_shape, parse_json, read_bytes, require_regular
 from isoflop.scaling.prediction.forecast import LossForecast, Target
 from isoflop.scaling.prediction.registered.distribution import predictive
@@ -157,11 +158,11 @@ class Ledger(Answer):
 def _row(entry: Entry) -> str:
     known, score = entry.registration, entry.score
     reach = f"{known['reach']:.3g}x" if isinstance(known.get("reach"), int | float) else ""
-    row = f"  {known['registered_at'][:10]:<10} {reach:>6} {known['loss']:>9.4f} {known['sd_log_loss']:>6.2%}"
+    row = f"  {known['registered_at'][:10]:<10} {reach:>6} {loss_text(known['loss']):>9} {known['sd_log_loss']:>6.2%}"
     if score is None:
         why = f": {entry.reason}" if entry.reason else ""
         return f"{row} {'waits':>8} {'':>7} {'':>6} {'':>5} {'':>6}  {entry.target}{why}"
-    numbers = f"{score['measured']:>8.4f} {score['error']:>+7.2%} {score['z']:>+6.2f} {score['pit']:>5.2f}"
+    numbers = f"{loss_text(score['measured']):>8} {score['error']:>+7.2%} {score['z']:>+6.2f} {score['pit']:>5.2f}"
     return f"{row} {numbers} {score['crps']:>6.4f}  {entry.target}"
 
 

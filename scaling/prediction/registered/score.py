@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isoflop.printable import loss_text
 from isoflop.scaling.approaches.isoflop_profiles import isoflop_profiles
 from isoflop.scaling.findings.finding import Finding, rows_of
 from isoflop.scaling.findings.settings import setting_findings
@@ -85,7 +86,7 @@ class Score:
         hits = ", ".join(f"{level:.0%} {'yes' if hit else 'no'}" for level, hit in self.covered.items())
         lines = [
             f"registered {self.registered_at}: loss of {self.target}",
-            f"  predicted {self.predicted:.4f}, measured {self.measured:.4f} ({self.how})",
+            f"  predicted {loss_text(self.predicted)}, measured {loss_text(self.measured)} ({self.how})",
             f"  error {self.error:+.2%} (predicted / measured - 1), {abs(self.z):.2f} standard deviations; inside the "
             f"interval: {hits}",
         ]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from isoflop.answer import Answer
 from isoflop.arguments import POSITIVE, check
+from isoflop.printable import loss_text
 from isoflop.scaling.findings.finding import Finding
 from isoflop.scaling.findings.settings import table_findings
 from isoflop.scaling.findings.units import unit_findings
@@ -84,7 +85,7 @@ class MemoryCap(Answer):
             mark = "*" if row["experts"] == best["experts"] else " "
             lines.append(
                 f"{mark}{row['experts']:>8g} {row['n_params']:>10.4g} {row['n_params_total']:>10.4g} "
-                f"{row['tokens']:>10.4g} {row['loss']:>8.4f}" + "  memory binds" * row["binds"]
+                f"{row['tokens']:>10.4g} {loss_text(row['loss']):>8}" + "  memory binds" * row["binds"]
             )
         lower, lo, hi = -np.expm1([-self.gain, -self.interval[0], -self.interval[1]])
         if self.gain:
@@ -95,7 +96,7 @@ class MemoryCap(Answer):
         free = self.open_ended
         lines.append(
             f"without a limit: {free['experts']:g} experts, {free['n_params']:.4g} active of "
-            f"{free['n_params_total']:.4g} parameters, loss {free['loss']:.4f}"
+            f"{free['n_params_total']:.4g} parameters, loss {loss_text(free['loss'])}"
         )
         return "\n".join([*lines, *map(str, self.findings), *(f"note: {note}" for note in self.notes)])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from isoflop.printable import loss_text
 from isoflop.scaling.laws.chinchilla import Chinchilla
 from isoflop.scaling.laws.cost import SIX_ND, Cost
 from isoflop.scaling.laws.law import Law
@@ -53,7 +54,7 @@ class Serving:
     def __str__(self) -> str:
         return (
             f"{self.note}: {self.n_params:.4g} parameters on {self.tokens:.4g} tokens "
-            f"({self.tokens / self.n_params:.3g} each), loss {self.loss:.4f}, {self.training:.3g} FLOPs to train"
+            f"({self.tokens / self.n_params:.3g} each), loss {loss_text(self.loss)}, {self.training:.3g} FLOPs to train"
             + (f" and {self.inference:.3g} to serve, {self.saved:.1%} saved" if self.inference else "")
             + (f", {self.epochs:.2f} epochs" if self.epochs > 1 else "")
         )
@@ -222,5 +223,7 @@ def off_optimum_line(forecast: LossForecast, factors: tuple[float, ...] = (0.25,
     costs = [(f, off_optimum(law, target.flops, f, forecast.points.cost)) for f in factors]
     if not np.isfinite([cost for _, cost in costs]).all():
         return ""
-    listed = ", ".join(f"{f:g}x {extra:+.4f} (compute x{waste:.2f})" for f, (extra, waste) in costs)
+    listed = ", ".join(
+        f"{f:g}x {loss_text(extra, of=forecast.loss, sign='+')} (compute x{waste:.2f})" for f, (extra, waste) in costs
+    )
     return f"  off the best size, in {forecast.points.loss_unit} ({_of_one(name, forecast)}): {listed}"

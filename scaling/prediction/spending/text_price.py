@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from isoflop.printable import loss_text
 from isoflop.scaling.fitting.fit import Fit, Huber
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws import get_law
@@ -55,11 +56,12 @@ class TextPurchase:
         money = f"at {self.price_per_token:.3g} a token and {self.price_per_flop:.3g} a FLOP ({self.law})"
         run = f"{self.n_params:.4g} parameters on {self.tokens:.4g} tokens, {self.epochs:.3g} epochs"
         if not self.bought:
-            return f"buy no text {money}: {run}, loss {self.loss:.4f}"
+            return f"buy no text {money}: {run}, loss {loss_text(self.loss)}"
         lower, lo, hi = -np.expm1([-self.gain, -self.interval[0], -self.interval[1]])
         return (
-            f"buy {self.bought:.4g} tokens {money}, {self.flops:.4g} FLOPs are left: {run}, loss {self.loss:.4f}, "
-            f"lower by {lower:.2%} than the {self.loss_without:.4f} without ({LEVEL:.0%} {lo:.2%} to {hi:.2%})"
+            f"buy {self.bought:.4g} tokens {money}, {self.flops:.4g} FLOPs are left: {run}, "
+            f"loss {loss_text(self.loss)}, lower by {lower:.2%} than the {loss_text(self.loss_without)} without "
+            f"({LEVEL:.0%} {lo:.2%} to {hi:.2%})"
         )
 
 

@@ -10,9 +10,9 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgb
 from scipy.stats import gaussian_kde
 
-from isoflop.analysis.evidence import Evidence
+from isoflop.analysis.evidence import Evidence, UnsupportedError
 from isoflop.analysis.figures import FIGURES
-from isoflop.analysis.figures.allocation import REFERENCE, plot_allocation
+from isoflop.analysis.figures.allocation import REFERENCE, _exponent_text, plot_allocation
 from isoflop.analysis.figures.arms import gate_frame, plot_gate, plot_multiplier
 from isoflop.analysis.figures.exponents import density, measured_slopes, plot_exponents, plot_local_slope
 from isoflop.analysis.figures.isoflop import plot_isoflop
@@ -28,6 +28,7 @@ from isoflop.analysis.figures.runs.curves import learning_curves, plot_learning_
 from isoflop.analysis.figures.scoreboard import plot_scoreboard, scoreboard_frame
 from isoflop.analysis.figures.sensitivity import plot_sensitivity
 from isoflop.analysis.figures.surface import plot_surface
+from isoflop.analysis.report import draw_figure
 from isoflop.analysis.style import LEVEL, MUTED, style
 from isoflop.examples import example
 from isoflop.scaling.approaches.envelope import envelope
@@ -203,6 +204,13 @@ def test_the_prediction_of_a_law_of_other_columns_is_refused_by_what_it_reads():
         plot_prediction(SimpleNamespace(chosen="experts", forecasts={"experts": forecast}))
 
 
+@pytest.mark.parametrize("name", ["cost", "throughput", "bowls"])
+def test_what_reads_run_tables_alone_does_not_call_a_column_missing_that_is_there(name):
+    table = pd.DataFrame({"n_params": [1e6, 2e6], "tokens": [2e7, 4e7], "loss": [3.0, 2.9]})
+    with pytest.raises(UnsupportedError, match="needs a run table of isoflop"):
+        draw_figure(name, Evidence(table.assign(wall_seconds=10.0, peak_learning_rate=0.1)), "x.png")
+
+
 def test_surface_colours_runs_and_contours_by_one_scale(evidence):
     ax = plot_surface(evidence.fit)
     runs = next(c for c in ax.collections if isinstance(c, PathCollection))
@@ -214,6 +222,17 @@ def test_surface_colours_runs_and_contours_by_one_scale(evidence):
     for frontier in lines(ax):
         best = evidence.fit.optimal(evidence.fit.cost.flops(frontier.get_xdata(), frontier.get_ydata()))
         np.testing.assert_allclose(frontier.get_xdata(), best.N)
+
+
+def test_an_optimum_that_the_runs_do_not_tell_is_not_drawn_and_the_reason_stands_there(evidence):
+    ax = plot_surface(evidence.fit, "the fit has no optimum (beta at the bound of the search box)")
+    assert not lines(ax)
+    assert "no frontier: the fit has no optimum" in ax.get_xlabel()
+    resamples = Evidence(evidence.table, law="chinchilla", n_draws=50).resamples
+    drawn = plot_exponents(resamples, no_optimum="size and tokens were not varied apart")
+    assert not any(line.get_linestyle() == ":" for line in drawn.lines)
+    assert "no a: size and tokens were not varied apart" in " ".join(t.get_text() for t in drawn.texts)
+    assert "the ray of" in " ".join(t.get_text() for t in plot_exponents(resamples).texts)
 
 
 def test_residuals_are_percent_of_the_fit(evidence):
@@ -331,6 +350,18 @@ def test_sensitivity_starts_from_the_analysis_as_chosen(evidence):
     assert {"objective", "data", "convention"} <= set(frame["what"])
     ax = plot_sensitivity(frame)
     np.testing.assert_allclose(offsets(ax)[:, 0], frame["value"])
+
+
+def test_an_exponent_without_meaning_is_called_unknown_and_its_changes_stay_in_sight(evidence):
+    frame = pd.DataFrame({"what": ["as chosen", "data"], "setting": ["", "less"], "value": [0.09, 0.43],
+                          "low": [1e-6, 1e-8], "high": [6446.0, 7e5]})  # fmt: skip
+    ax = plot_sensitivity(frame)
+    assert ax.get_xlim() == pytest.approx((0.09 - 0.68, 0.09 + 0.68))
+    assert "the exponent is not known" in ax.texts[-1].get_text()
+    wide = SimpleNamespace(interval=lambda name, level: (1e-6, 6446.0), kind="jackknife", by="row")
+    free = replace(evidence.fit, problem=SimpleNamespace(tied=False))
+    text = _exponent_text(free, wide, "N", "a")
+    assert text.endswith("a is not known:\n1e-06 to 6.4e+03, 90% jackknife by row")
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_a_size_or_a_number_of_tokens_can_be_given_and_far_beyond_the_runs_it_wa
     assert "trust neither the point nor its interval" in tab.locator("#warning").inner_text()
     tab.locator("#price").fill("3600")
     tab.locator("#speed").fill("1e15")
-    assert tab.locator("#cost .value").inner_text() == "1"
+    assert tab.locator("#best-cost .value").inner_text() == "1"
 
 
 def test_what_is_typed_is_used_or_refused_in_sight(visit, file):
@@ -202,7 +202,7 @@ def test_what_is_typed_is_used_or_refused_in_sight(visit, file):
     tab.keyboard.press("Enter")
     assert shown(tab, "flops")["value"] == 3e11
     tab.locator("#price").fill("-3")
-    assert tab.locator("#cost .value").inner_text() == "give a price and a speed"
+    assert tab.locator("#best-cost .value").inner_text() == "give a price and a speed"
     assert tab.locator("#price").get_attribute("aria-invalid") == "true"
 
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,13 +15,18 @@ from scipy.optimize import brentq
 import isoflop.analysis.page.checklist as checklist_module
 import isoflop.analysis.page.page as page_module
 from isoflop.analysis.evidence import Evidence, UnsupportedError
+from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.page.calculator import ABOVE, BELOW, calculator_frame
-from isoflop.analysis.page.charts import charts
+from isoflop.analysis.page.charts import SHAPES, charts
 from isoflop.analysis.page.checklist import checklist
-from isoflop.analysis.page.data import datasets, law_names
+from isoflop.analysis.page.data import datasets, law_names, without_optimum
 from isoflop.analysis.page.page import page, script_json
+from isoflop.analysis.paper.kit import numbers
 from isoflop.analysis.report import write_report
+from isoflop.analysis.sections import laws
+from isoflop.analysis.style import MARKS, arm_looks
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
+from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_searches")]  # each draws a whole report
@@ -113,9 +119,50 @@ def test_the_charts_carry_the_fits_of_every_convention(evidence):
         assert line["n_params_low"] < line["n_params"] < line["n_params_high"]
         curve = [r for r in rows["profiles"] if r["convention"] == name]
         at = curve[7]
-        tokens = fit.cost.tokens(at["budget"], at["n_params"])
+        of_budget = data.frame["run_id"].map({run: p["budget"] for run, p in mine.items()}) == at["budget"]
+        line = np.polyfit(*np.log(data.frame.loc[of_budget, ["n_params", "flops"]].to_numpy()).T, 1)
+        tokens = fit.cost.tokens(np.exp(np.polyval(line, np.log(at["n_params"]))), at["n_params"])
         assert at["chinchilla"] == pytest.approx(float(fit.law(at["n_params"], tokens)), rel=1e-4)
         assert {r["budget"] for r in curve} == {p["budget"] for p in mine.values()}
+
+
+def test_an_optimum_that_the_report_refuses_is_in_no_chart_no_table_and_no_paper():
+    """One budget: sizes and tokens lie on a line."""
+    size = np.geomspace(1e6, 1e8, 9)
+    table = pd.DataFrame({"n_params": size, "tokens": 1e16 / 6 / size})
+    table["loss"] = LAW(table["n_params"], table["tokens"]) * np.exp(np.random.default_rng(0).normal(0, 1e-3, 9))
+    e = Evidence(table, law="chinchilla", n_draws=50)
+    data = page_module.page_data(e)
+    (why,) = data["no_optimum"]
+    assert "collinear" in why
+    assert data["datasets"]["frontier"] == []
+    assert not {"n_params", "tokens"} & set(data["charts"])
+    shown = page(e, missing={}, provenance="")
+    assert f"No optimum is drawn of {', '.join(data['no_optimum'][why])}: {html.escape(why)}" in shown
+    rows = {row.split(" | ")[0]: row.split(" | ")[2:6] for row in laws(e).splitlines()[2:]}
+    assert [cell for k, cell in enumerate(rows["| **chinchilla**"]) if k != 2] == ["not known"] * 3
+
+
+def test_an_optimum_is_refused_fit_by_fit(evidence):
+    stuck = replace(evidence.fit, bounds_hit=("beta",))
+    assert "beta at the bound" in evidence.no_optimum(stuck)
+    other = replace(evidence, done=evidence.done | {"fit of chinchilla, matrices, exact": stuck})
+    refused = without_optimum(other, ["chinchilla"])
+    assert [name for names in refused.values() for name in names] == ["chinchilla (N matrices, C exact)"]
+    drawn = {r["convention"] for r in datasets(other)["frontier"] if r["law"] == "chinchilla"}
+    assert len(drawn) == len(evidence.conventions_known) - 1
+    assert "isoflopexpa" not in numbers(replace(other, done=other.done | {"fit": stuck}))
+
+
+def test_every_curve_of_the_page_goes_through_its_runs_however_they_are_counted(evidence):
+    """The compute of a budget under another convention is another number: lines ran beside the runs."""
+    rows = datasets(evidence)
+    curves, runs = (pd.DataFrame(rows[name]) for name in ("profiles", "points"))
+    for _, own in runs.groupby(["convention", "budget"]):
+        of = (curves[["convention", "budget"]] == own[["convention", "budget"]].iloc[0]).all(axis=1)
+        sizes, losses = np.log(curves.loc[of, ["n_params", "chinchilla"]].to_numpy()).T
+        gap = np.interp(np.log(own["n_params"]), sizes, losses) - np.log(own["chinchilla"])
+        assert np.sqrt(np.mean(gap**2)) < 0.005
 
 
 def test_a_law_has_one_minimum_at_a_budget_of_two_arms(study_law):
@@ -145,6 +192,60 @@ def test_no_law_of_a_chart_looks_like_another_and_the_rule_is_at_the_largest_run
     assert len(set(dots["encoding"]["shape"]["scale"]["range"])) == len(arms)
     alone = charts(laws, "one", (1e11, 3e12), arms=["x"], joined=True, frontier=True)["isoflop"]["layer"]
     assert not any("shape" in layer["encoding"] for layer in alone)
+
+
+def runs_layer(arms, **more):
+    drawn = charts(["one"], "c", (1e11, 3e12), arms=arms, joined=False, frontier=True, **more)
+    return next(layer for layer in drawn["isoflop"]["layer"] if layer.get("name") == "runs")
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 12])
+def test_every_arm_has_a_mark_of_its_own_and_a_label_of_its_own(count):
+    arms = [f"llama-baseline-lr3e-4-wd0.1-seqlen2048-{k}" for k in range(count)]
+    shape = runs_layer(arms)["encoding"]["shape"]
+    assert len(set(shape["scale"]["range"])) == count
+    labels = json.loads(shape["legend"]["labelExpr"].removesuffix(")[datum.label]")[1:])
+    assert list(labels) == arms
+    assert len(set(labels.values())) == count
+    assert len({mark for _, mark in arm_looks(arms).values()}) == count
+
+
+def test_more_arms_than_marks_have_none_and_the_page_says_so(study_table):
+    assert "shape" not in runs_layer([str(k) for k in range(13)])["encoding"]
+    assert len(SHAPES) == len(MARKS) == 12
+    runs = study_table[study_table["final"]].reset_index(drop=True)
+    e = Evidence(runs.assign(arm=[f"arm {k % 13}" for k in range(len(runs))]), law="chinchilla", n_draws=50)
+    assert "13 arms have no marks of their own" in page_module._charts(page_module.page_data(e))
+
+
+def test_a_tooltip_shows_what_the_runs_have_in_the_letters_of_the_axes():
+    def titles(layer):
+        return [one["title"] for one in layer["encoding"]["tooltip"]]
+
+    plain, full = runs_layer(["x"]), runs_layer(["x", "y"], seeded=True)
+    assert not {"seed", "arm"} & set(titles(plain))
+    assert {"seed", "arm", "law", "its loss"} <= set(titles(full))
+    steps = {one["as"]: one["calculate"] for one in full["transform"] if "as" in one}
+    assert "replace(format(datum.tokens, '.4s'), 'G', 'B')" in steps["tokens_text"]
+    drawn = charts(["one"], "c", (1e11, 3e12), arms=["x"], joined=False, frontier=True)
+    assert "'.4s'), 'G', 'B')" in json.dumps(drawn["n_params"])
+    assert '"format": ".4s"' not in json.dumps(drawn)
+
+
+def test_every_link_of_the_page_leads_to_its_section(text):
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    links = re.findall(r'href="#([^"]+)"', text)
+    assert all(f'<section id="{name}"' in text for name in links)
+
+
+def test_the_list_of_figures_names_what_stands_in_the_file_of_another():
+    every = page_module._figures(list(FIGURES.values()))
+    assert (
+        "All runs stand in cells.csv, the optima of budgets in isoflop.csv, the efficient frontier in n_star.csv"
+        in every
+    )
+    assert "All runs stand in cells.csv:" in page_module._figures([FIGURES["surface"]])
 
 
 def test_many_runs_are_thinned(evidence, monkeypatch):
@@ -230,6 +331,25 @@ def test_every_line_states_the_number_that_was_tested_against_its_threshold(monk
     assert low["C11"].state == "objected"
     assert "the runs of the largest budget lie -" in low["C11"].evidence
     assert good["C27"].state == "holds"
+
+
+def test_a_law_of_tokens_alone_does_not_hold_what_is_said_of_sizes(lines_of):
+    """No Finding speaks of sizes under it."""
+    tokens = np.geomspace(1e6, 1e9, 12)
+    table = simulate_points(LAW, np.full(12, 1e5), tokens, noise=0.002)
+    lines = lines_of(Evidence(table, law="power-d"), "C2", "C4", "C5", "C12")
+    assert {code: line.state for code, line in lines.items()} == {
+        "C2": "objected", "C4": "objected", "C5": "objected", "C12": "objected",
+    }  # fmt: skip
+    assert lines["C2"].evidence.startswith("1 sizes")
+    assert "n_params 0.00" in lines["C4"].evidence
+    assert "correlation of ln N and ln D 1.00" in lines["C5"].evidence
+
+
+@pytest.mark.parametrize(("condition", "state"), [(9e7, "holds"), (2e8, "objected")])
+def test_the_condition_number_is_tested_where_no_finding_does(evidence, lines_of, monkeypatch, condition, state):
+    monkeypatch.setattr(Fit, "condition", condition)
+    assert lines_of(replace(evidence, done=evidence.done | {"findings": []}), "C6")["C6"].state == state
 
 
 def test_a_finding_turns_its_line(study_table, lines_of):

@@ -111,6 +111,7 @@ def test_numbers_are_written_as_the_report_writes_them(run):
     assert run(*(f"count({value!r})" for value in values)) == [count(value) for value in values]
     assert run("count(999.5)", "count(999499.9)") == ["1k", "999k"]
     assert run("flops(1.2345e12)", "nats(1.23456)") == ["1.23e+12", "1.2346"]
+    assert run("nats(0.0523)", "nats(1.5e-4)", "nats(6.1234e-5)") == ["0.05230", "0.0001500", "6.123e-5"]
     open_ = [f"{name}({value})" for name in ("count", "flops", "nats") for value in ("null", "Infinity", "NaN")]
     assert run(*open_) == ["open"] * 9
     assert run("written.tokens === count && written.n_params === count && written.loss === nats") == [True]
@@ -256,16 +257,16 @@ def test_a_refused_value_is_forgotten_when_another_is_chosen(run):
         ("price", "-3", "Price: \u201c-3\u201d is not 0 or more."),
         ("price", "-0.5", "Price: \u201c-0.5\u201d is not 0 or more."),
         ("price", "", "Price: \u201c\u201d is no number like 1e12, 1.3T or 2,500,000."),
-        ("price", "1e999", "Price: \u201c1e999\u201d is not 0 or more."),
+        ("price", "1e999", "Price: \u201c1e999\u201d is beyond 1.8e308."),
         ("speed", "-1", "FLOP/s: \u201c-1\u201d is not above 0."),
         ("speed", "0", "FLOP/s: \u201c0\u201d is not above 0."),
-        ("speed", "1e999", "FLOP/s: \u201c1e999\u201d is not above 0."),
+        ("speed", "1e999", "FLOP/s: \u201c1e999\u201d is beyond 1.8e308."),
         ("speed", "1,234", "FLOP/s: \u201c1,234\u201d may have a comma of thousands or of decimals: write it without."),
     ],
 )
 def test_there_is_no_cost_of_a_price_or_speed_that_is_none(run, field, text, message):
     shown = (
-        f"[test.elements['#cost .value'].textContent, test.elements['#{field}'].attributes['aria-invalid'], "
+        f"[test.elements['#best-cost .value'].textContent, test.elements['#{field}'].attributes['aria-invalid'], "
         "test.elements['#warning'].textContent, test.elements['#warning'].className]"
     )
     bad, good = run(
@@ -314,22 +315,28 @@ def test_another_given_quantity_begins_where_the_last_one_was(run):
 
 def test_the_price_of_a_compute(run):
     """1e12 FLOPs at 1e9 a second and 3.6 an hour."""
-    shown = "[test.elements['#cost .value'].textContent, test.elements['#cost .span'].textContent]"
+    shown = "[test.elements['#best-cost .value'].textContent, test.elements['#best-cost .span'].textContent]"
+    usual = "device-hours at 1.00e+9 FLOP/s, 3.6 each"
     computes = (0, 3.6e10, 3.6e10 * 0.999, 0.999e18, 3.6e18, 1.0049 * 3.6e12)
     steps = [shown] + [f"price({c}), {shown}" for c in computes]
     found = run(*steps)
-    assert found[0] == ["1", "0.278 device-hours"]
-    assert found[1] == ["0", "0 device-hours"]
-    assert found[2] == ["0.036", "0.01 device-hours"]
-    assert found[3] == ["0.036", "9.99e-3 device-hours"]
-    assert found[4] == ["999,000", "278,000 device-hours"]
-    assert found[5] == ["3.60e+6", "1.00e+6 device-hours"]
-    assert found[6] == ["3.62", "1 device-hours"]
-    assert run("test.fire('#speed', 'input', {value: '0'}), " + shown) == [["give a price and a speed", ""]]
-    assert run("test.fire('#price', 'input', {value: '0'}), " + shown) == [["0", "0.278 device-hours"]]
-    assert run("test.fire('#price', 'input', {value: '0.5'}), " + shown) == [["0.139", "0.278 device-hours"]]
-    assert run("test.fire('#speed', 'input', {value: '0.5'}), " + shown) == [["2.00e+9", "5.56e+8 device-hours"]]
-    assert run("test.fire('#price', 'input', {value: '7.2'}), " + shown) == [["2", "0.278 device-hours"]]
+    assert found[0] == ["1", f"0.278 {usual}"]
+    assert found[1] == ["0", f"0 {usual}"]
+    assert found[2] == ["0.036", f"0.01 {usual}"]
+    assert found[3] == ["0.036", f"9.99e-3 {usual}"]
+    assert found[4] == ["999,000", f"278,000 {usual}"]
+    assert found[5] == ["3.60e+6", f"1.00e+6 {usual}"]
+    assert found[6] == ["3.62", f"1 {usual}"]
+    typed = {
+        ("speed", "0"): ["give a price and a speed", ""],
+        ("price", "0"): ["0", "0.278 device-hours at 1.00e+9 FLOP/s, 0 each"],
+        ("price", "0.5"): ["0.139", "0.278 device-hours at 1.00e+9 FLOP/s, 0.5 each"],
+        ("speed", "0.5"): ["2.00e+9", "5.56e+8 device-hours at 0.5 FLOP/s, 3.6 each"],
+        ("price", "7.2"): ["2", "0.278 device-hours at 1.00e+9 FLOP/s, 7.2 each"],
+        ("price", "x"): ["give a price and a speed", "0.278 device-hours at 1.00e+9 FLOP/s"],
+    }
+    for (field, text), answer in typed.items():
+        assert run(f"test.fire('#{field}', 'input', {{value: '{text}'}}), {shown}") == [answer]
 
 
 def test_how_far_beyond_the_runs_is_said(run):
@@ -385,6 +392,13 @@ def test_charts_are_drawn_with_the_signals_of_the_page(run):
     assert data == {"own": [1], "points": RUNS}
     assert (options["actions"], options["mode"], options["renderer"]) == (False, "vega-lite", "svg")
     assert autosize == {"type": "fit-x", "contains": "padding"}
+
+
+def test_what_is_shown_is_written_beside_the_charts(run):
+    """In print there are no controls to read it off."""
+    shown = "[test.elements['#shown'].textContent]"
+    assert run(shown) == [["one; laws chinchilla; residuals of chinchilla"]]
+    assert run("signals.laws = [], update(), " + shown) == [["one; laws none; residuals of chinchilla"]]
 
 
 def test_the_controls_of_the_charts_change_their_signals(run):

@@ -1,5 +1,8 @@
 """A forecast and the answers beside it say one thing."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,6 +59,17 @@ def test_the_row_of_a_law_alone_says_what_the_answer_says(far):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_small_loss_keeps_its_digits_in_every_line(far):
+    """Losses of another unit, such as an error squared."""
+    far = far[-1]
+    share = 6e-5 / far.loss
+    laws = far.laws.assign(loss=far.laws["loss"] * share, broken=far.laws["broken"] * share)
+    intervals = {level: (lo * share, hi * share) for level, (lo, hi) in far.intervals.items()}
+    text = str(replace(far, loss=6e-5, intervals=intervals, laws=laws))
+    assert len(re.findall(r"\b\d\.\d{3}e-05\b", text)) == 1 + 2 * len(intervals) + 2 * len(laws)
+
+
 def test_allocations_name_their_law_and_what_lies_beyond_the_data(quick):
     found = predict(quick, flops=1e13, laws="chinchilla-kappa", inference_tokens=1e12)
     assert "(chinchilla-kappa without a break)" in found.servings[0].note

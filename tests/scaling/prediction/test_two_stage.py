@@ -177,6 +177,7 @@ def test_the_direct_law_stands_beside_and_disagrees_where_the_score_is_no_power_
     assert beside["flops"] == 1e17
     assert 0.25 < beside["lo"] <= beside["accuracy"] <= beside["hi"] <= 1
     printed = found.text([found.best(1e17)])
+    assert printed.splitlines()[1] == f"  {found.first.law.written()}"
     assert "in one stage, -ln(score - chance) = A C^-alpha + top: A " in printed
     (finding,) = [f for f in found.findings([found.best(1e17)]) if f.code == "stages_disagree"]
     assert "1e+17 FLOPs" in finding.message
