@@ -35,7 +35,8 @@ BLOCK = re.compile(r"^```([a-z]+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTAL
 BIN = Path(sys.executable).parent  # where isoflop and python are
 WIDTH = 100  # columns of a terminal, in what commands print
 # Folders of the repository, which a page links to where it is read there: on the site, the pages made from them.
-MADE_FROM = {"../commands": "commands/index.md", "../scaling/laws": "laws/index.md", "../isoflop": "python.md"}
+MADE_FROM = {"../commands": "commands/index.md", "../scaling/laws": "laws/index.md", "../isoflop": "python.md",
+             "../scaling/findings": "findings.md"}  # fmt: skip
 # Runs blocks of Python in one namespace, each a line of JSON, and prints a line after each; an error ends it.
 PYTHON = """
 import json, matplotlib, os, sys, traceback

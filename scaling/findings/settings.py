@@ -5,7 +5,8 @@ what a run brings out, nor its seed.
 """
 
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -273,24 +274,21 @@ def unlike_runs(
         return
     may_vary = {*may_vary, "corpus_id"} if "unique_tokens" in may_vary else {*may_vary}
     free = _of_tokenizers(rows, unit)
-    groups: list[tuple[Iterable[str], Array | None, str, Severity, str]] = [
-        (set(with_roles("ruler")) - {*free}, None, "mixed_conventions", "fail", "the losses are not one quantity"),
-        (
-            {*with_roles("experiment"), *free},
-            None,
-            "mixed_experiment",
-            "warn",
-            "several experiments are pooled",
-        ),
-    ]
-    if cell is not None:
-        groups.append((with_roles("setting"), cell, "pooled_settings", "warn", "runs of one scale differ in settings"))
-    for names, each, code, severity, why in groups:
+    one = "keep one at a time"
+    ruler, experiment = set(with_roles("ruler")) - {*free}, {*with_roles("experiment"), *free}
+    setting = {*with_roles("setting")} if cell is not None else set()
+    for names, each, code, severity, why, remedy in (
+        (ruler, None, "mixed_conventions", "fail", "the losses are not one quantity", one),
+        (experiment, None, "mixed_experiment", "warn", "several experiments are pooled", one),
+        (setting, cell, "pooled_settings", "warn", "runs of one scale differ in settings", one),
+    ):
         varied = [c for c in NAMES if c in names and c in rows and c not in may_vary and _varies(rows[c], each)]
         if varied:
             values = "; ".join(f"{name}: {', '.join(map(str, rows[name].unique()[:4]))}" for name in varied)
-            one = keeping({varied[0]: rows[varied[0]].iloc[0]})
-            yield Finding(code, severity, f"{why} ({values})", f"keep one at a time, for example {one}", tuple(varied))
+            kept = keeping({varied[0]: rows[varied[0]].iloc[0]})
+            yield Finding(
+                code, cast(Severity, severity), f"{why} ({values})", f"{remedy}, for example {kept}", tuple(varied)
+            )
 
 
 def _varies(values: pd.Series, cell: Array | None) -> bool:

@@ -41,7 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     pages = folder / "build" / "docs"
     pages.mkdir(parents=True)
-    for path in (*build.pages(), *build.assets()):
+    for path in build.pages():
+        (pages / path.name).write_text(build.on_site(path.read_text()))
+    for path in build.assets():
         shutil.copy(path, pages)
     for name, text in build.generated_pages().items():
         (pages / name).parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from matplotlib.legend import Legend
 from isoflop.analysis.evidence import Evidence
 from isoflop.analysis.figures import FIGURES
 from isoflop.analysis.figures.arms import OPEN, gate_frame, plot_gate
-from isoflop.analysis.style import arm_keys, arm_looks, style
+from isoflop.analysis.style import MOST_ARMS, arm_keys, arm_looks, style
 from isoflop.examples import example
 from isoflop.scaling.design.simulate import simulate_study
 from isoflop.scaling.selection.holdout import hold_out
@@ -57,9 +57,10 @@ def test_arms_have_a_mark_each_and_what_is_of_all_together_is_said(study_law):
 
 
 def test_arms_look_unlike_and_too_many_have_no_legend():
-    looks = arm_looks(f"arm {k}" for k in range(28))
-    assert len({(str(dash), mark) for dash, mark in looks.values()}) == 28
-    assert arm_keys(looks) == []
+    looks = arm_looks(f"arm {k}" for k in range(MOST_ARMS))
+    assert len({mark for _, mark in looks.values()}) == MOST_ARMS  # a dot has no dashes
+    assert len(arm_keys(looks)) == MOST_ARMS
+    assert arm_keys(arm_looks(f"arm {k}" for k in range(MOST_ARMS + 1))) == []
     assert [key.get_label() for key in arm_keys(arm_looks("yx"))] == ["x", "y"]
     assert arm_keys(arm_looks("x")) == []
 

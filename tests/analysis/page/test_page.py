@@ -28,6 +28,7 @@ from isoflop.analysis.style import MARKS, arm_looks
 from isoflop.scaling.design.simulate import simulate_points, simulate_study
 from isoflop.scaling.fitting.fit import Fit
 from isoflop.scaling.laws.chinchilla import Chinchilla
+from tests.support.page.known_parts import knowing
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_searches")]  # each draws a whole report
 
@@ -146,12 +147,12 @@ def test_an_optimum_that_the_report_refuses_is_in_no_chart_no_table_and_no_paper
 def test_an_optimum_is_refused_fit_by_fit(evidence):
     stuck = replace(evidence.fit, bounds_hit=("beta",))
     assert "beta at the bound" in evidence.no_optimum(stuck)
-    other = replace(evidence, done=evidence.done | {"fit of chinchilla, matrices, exact": stuck})
+    other = knowing(evidence, **{"fit of chinchilla, matrices, exact": stuck})
     refused = without_optimum(other, ["chinchilla"])
     assert [name for names in refused.values() for name in names] == ["chinchilla (N matrices, C exact)"]
     drawn = {r["convention"] for r in datasets(other)["frontier"] if r["law"] == "chinchilla"}
     assert len(drawn) == len(evidence.conventions_known) - 1
-    assert "isoflopexpa" not in numbers(replace(other, done=other.done | {"fit": stuck}))
+    assert "isoflopexpa" not in numbers(knowing(other, fit=stuck))
 
 
 def test_every_curve_of_the_page_goes_through_its_runs_however_they_are_counted(evidence):
@@ -349,7 +350,7 @@ def test_a_law_of_tokens_alone_does_not_hold_what_is_said_of_sizes(lines_of):
 @pytest.mark.parametrize(("condition", "state"), [(9e7, "holds"), (2e8, "objected")])
 def test_the_condition_number_is_tested_where_no_finding_does(evidence, lines_of, monkeypatch, condition, state):
     monkeypatch.setattr(Fit, "condition", condition)
-    assert lines_of(replace(evidence, done=evidence.done | {"findings": []}), "C6")["C6"].state == state
+    assert lines_of(knowing(evidence, findings=[]), "C6")["C6"].state == state
 
 
 def test_a_finding_turns_its_line(study_table, lines_of):

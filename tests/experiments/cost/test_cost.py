@@ -277,7 +277,7 @@ def test_finished_cells_correct_what_is_left(tmp_path):
     cells = [make(100), make(200), make(100, width=16), make(200, width=16)]
     speed = Speed(0, 0, 0, "", {shape_key(cell): Rate(1.0, 0.0) for cell in cells})
     store = create_store(tmp_path / "runs")
-    store.write_study("s", [listing(cell) for cell in cells])
+    store.write_study("s", [listing(cell, {}) for cell in cells])
     before = snapshot(store, cells, speed)
     assert math.isnan(before.ratio)
     assert before.left == (220 + JOB_SECONDS, 220 + JOB_SECONDS)

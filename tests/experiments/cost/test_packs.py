@@ -112,7 +112,7 @@ def test_the_one_of_a_pack_that_kills_its_worker_is_found(spec, alone):
         calls.append([trunks])
         for trunk in trunks:
             for cell in study.trunks[trunk]:
-                store.start(sweep.listing(cell))
+                store.start(sweep.listing(cell, {}))
         raise ConnectionError("a worker was killed")
 
     assert sweep_with(spec, launch) == 1
@@ -135,7 +135,7 @@ def test_a_pack_is_launched_again_for_what_its_worker_left(spec, alone):
             return work(job_overrides, first)
         calls.append("died")
         for cell in study.cells:
-            store.start(sweep.listing(cell))
+            store.start(sweep.listing(cell, {}))
         raise ConnectionError("a worker was killed")
 
     assert sweep_with(spec, launch) == 0

@@ -162,7 +162,7 @@ def dies(spec, trunk, times):
         calls.append(trunks)
         if trunk in trunks and sum(trunk in call for call in calls) <= times:
             for cell in study.trunks[trunk]:
-                store.start(sweep.listing(cell))
+                store.start(sweep.listing(cell, {}))
             raise ConnectionError("a worker was killed")
         return work(job_overrides, first)
 
@@ -263,7 +263,7 @@ def test_another_launch_that_is_at_work_is_no_such_case(spec):
         if len(calls) > 4:
             sweep.train_claimed(sweep.work_of(study, trunks[len(calls) - 5], spec.where), corpora, store, spec.where)
         else:
-            store.start(sweep.listing(trunks[0][0]))
+            store.start(sweep.listing(trunks[0][0], {}))
             store.record(trunks[0][0].run_id, "planned")
         return [completed() for _ in job_overrides]
 

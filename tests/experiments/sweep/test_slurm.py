@@ -57,7 +57,7 @@ def run_script(folder, command, *, out_of_time=False, **options):
 
     One out of time gets SLURM's signal once the command makes a file `begun`, and a file `end` once it has said so.
     """
-    (folder / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {folder}/asked\n")
+    (folder / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {folder}/requested\n")
     (folder / "scontrol").chmod(0o755)
     text = script([["false"], command], folder=folder, options={"time": "1:00", "qos": None}, **options)
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7"}

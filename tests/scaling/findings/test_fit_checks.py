@@ -65,6 +65,7 @@ def test_a_floor_at_its_bound_names_the_bound_that_it_met(floor, named):
     assert ("divide them by a constant" in found.remedy) == (floor > 0)
 
 
+@dataclass(frozen=True)
 class Amplitudes(Law):
     """Chinchilla's law with its amplitudes called as the exponents of a best size are."""
 

@@ -23,6 +23,8 @@ def imported(source: Path, **options) -> Imported:
 def history(folder: Path, config: dict | None = None, name: str = "config.json", **columns) -> None:
     folder.mkdir(parents=True)
     rows = [{"step": step, "val_loss": 4 - step / 1000, "train_loss": 3.0, **columns} for step in (100, 200, 300)]
+    for row in rows:
+        row |= {key: row[key] * row["step"] / 300 for key in ("tokens_seen",) if key in row}
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     if config is not None:
         (folder / name).write_text(json.dumps(config))
