@@ -147,7 +147,9 @@ def test_an_optimum_that_the_report_refuses_is_in_no_chart_no_table_and_no_paper
 def test_an_optimum_is_refused_fit_by_fit(evidence):
     stuck = replace(evidence.fit, bounds_hit=("beta",))
     assert "beta at the bound" in evidence.no_optimum(stuck)
-    other = knowing(evidence, **{"fit of chinchilla, matrices, exact": stuck})
+    at = f"fit of chinchilla to {id(evidence.points)}"
+    assert at in evidence.done
+    other = knowing(evidence, **{at: (evidence.points, stuck)})
     refused = without_optimum(other, ["chinchilla"])
     assert [name for names in refused.values() for name in names] == ["chinchilla (N matrices, C exact)"]
     drawn = {r["convention"] for r in datasets(other)["frontier"] if r["law"] == "chinchilla"}
