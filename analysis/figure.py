@@ -1,6 +1,8 @@
 """What a module of `isoflop.analysis.figures` ends with: a name, a caption, and where the numbers come from."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,10 +81,26 @@ def save(ax: Axes, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = ax.get_figure(root=True)
     assert figure is not None
-    with mpl.rc_context({"figure.constrained_layout.use": False}):  # saving would set it again
+    with mpl.rc_context({"figure.constrained_layout.use": False}), _letters_said_once():  # saving would set it again
         _lay_out(figure)
         form = path.suffix[1:]
         figure.savefig(path, metadata=_METADATA[form], **_ENCODED.get(form, {}))
+
+
+@contextmanager
+def _letters_said_once() -> Iterator[None]:
+    """One warning in the place of one for each letter that no font has; others stay as they are."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    others = [one for one in caught if "missing from font" not in str(one.message)]
+    for one in others:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if len(others) < len(caught):
+        warnings.warn(
+            "names in figures have letters that no font here has, drawn as boxes: install a font that has them, as "
+            "Noto Sans CJK", stacklevel=3,
+        )  # fmt: skip
 
 
 def _lay_out(figure: Drawing) -> None:
