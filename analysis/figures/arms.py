@@ -26,6 +26,7 @@ from isoflop.analysis.style import (
     new_axes,
     note,
 )
+from isoflop.printable import shortened
 from isoflop.scaling.table.evaluations.evaluation import EVALUATION_FILE, read_evaluation
 from isoflop.scaling.table.runs import final_rows, is_runs
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("run_id", "arm", "budget", "position", "loss")
 OPEN = 10.0  # times an estimate: how far a bound is followed
+LABEL = 20  # letters of a name of an arm
 STEP = 2**0.5  # positions within this factor are drawn as their mean
 
 
@@ -47,13 +49,14 @@ def plot_multiplier(result: "Multipliers", *, ax: Axes | None = None) -> Axes:
     """C of the baseline over C of the arm at equal loss, with intervals; above 1 the arm is cheaper."""
     ax = new_axes(ax)
     ax.axhline(1, color=INK, lw=0.8)
-    ends = []
+    ends, baseline = [], result.pairs[0].baseline
+    labels = shortened([baseline, *(pair.arm for pair in result.pairs)], LABEL)
     for place, pair in zip(np.linspace(0.35, 0.85, len(result.pairs)), result.pairs, strict=True):
         shade = COMPUTE_MAP(place)
         at = pair.at_loss.sort_values("loss", ascending=False)
         ax.fill_between(at["loss"], at["lo"], at["hi"], color=shade, alpha=0.2, lw=0)
         ax.plot(at["loss"], at["multiplier"], "o-", ms=3.5, color=shade)
-        ends.append((at["loss"].iloc[-1], at["multiplier"].iloc[-1], pair.arm, shade))
+        ends.append((at["loss"].iloc[-1], at["multiplier"].iloc[-1], labels[pair.arm], shade))
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LossTicks(7))
     ax.yaxis.set_minor_locator(NullLocator())
@@ -61,7 +64,7 @@ def plot_multiplier(result: "Multipliers", *, ax: Axes | None = None) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.invert_xaxis()
     ax.set_xlabel(f"{loss_label('loss reached')}, more compute to the right")
-    ax.set_ylabel(f"compute multiplier over {result.pairs[0].baseline}")
+    ax.set_ylabel(f"compute multiplier over {labels[baseline]}")
     label_ends(ax, ends)
     ax.set_title("Compute multiplier")
     ax.set_title(f"bands {result.level:.0%}", loc="right", **REMARK)
@@ -89,6 +92,7 @@ def plot_gate(result: "Gate", *, ax: Axes | None = None) -> Axes:
     ax.axhline(result.least, color=INK, lw=0.8, ls=":")
     ax.axvline(result.target, color=INK, lw=0.6, ls="--")
     looks, ends = arm_looks(v.arm for v in result.verdicts), []
+    labels = shortened([result.baseline, *(v.arm for v in result.verdicts)], LABEL)
     for place, v in zip(np.linspace(0.35, 0.85, len(result.verdicts)), result.verdicts, strict=True):
         shade, (_, mark) = COMPUTE_MAP(place), looks[v.arm]
         own = frame[frame["arm"] == v.arm]
@@ -98,13 +102,13 @@ def plot_gate(result: "Gate", *, ax: Axes | None = None) -> Axes:
         ax.vlines([result.target] * len(looked), looked["lo"], looked["hi"], color=shade, lw=4, alpha=0.15)
         if np.isfinite(v.multiplier):
             ax.plot([result.target], [v.multiplier], marker=mark, ms=6, color=shade)
-            ends.append((result.target, v.multiplier, f"{v.arm}: {v.decision}", shade))
+            ends.append((result.target, v.multiplier, f"{labels[v.arm]}: {v.decision}", shade))
     log_axis(ax.xaxis, "flops", label="compute (FLOPs)")
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LossTicks(7))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
-    ax.set_ylabel(f"compute multiplier over {result.baseline}")
+    ax.set_ylabel(f"compute multiplier over {labels[result.baseline]}")
     cut = _near_estimates(ax, [*frame.loc[frame["what"] != "sequence", "multiplier"].dropna(), 1.0])
     label_ends(ax, ends)
     note(ax, f"dotted: {result.least:g}; bounds hold at every look, error {result.error:g}{cut}", where="lower left")
