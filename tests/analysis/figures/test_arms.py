@@ -87,3 +87,14 @@ def test_the_level_of_the_bands_stands_beside_the_title():
     assert ax.get_title("right") == "bands 90%"
     assert not any("bands" in text.get_text() for text in ax.texts)
     assert np.isfinite(ax.get_ylim()).all()
+
+
+def test_long_names_of_arms_are_cut_where_they_still_differ():
+    """Forty letters pushed the axis out of the figure, and its label beyond both ends."""
+    found = Evidence(example("transformer_vs_lstm")).gate
+    (verdict,) = found.verdicts
+    long = "llama-baseline-lr3e-4-wd0.1-seqlen2048-"
+    ax = plot_gate(replace(found, baseline=f"{long}a", verdicts=[replace(verdict, arm=f"{long}b")]))
+    assert ax.get_ylabel().endswith("2048-a")
+    assert f"2048-b: {verdict.decision}" in words(ax)
+    assert "llama" not in words(ax) + ax.get_ylabel()
