@@ -106,7 +106,8 @@ def sweep_of(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
             f"{source}: every run has the learning rate {value:g}: an optimum needs others to be tried"
         )
     frame = frame.assign(cell=_cell_of(frame))
-    cells = _cells(frame, _diverged(named, params))
+    lost = _diverged(named, params) if is_runs(named) else _without_loss(named, params, compute)
+    cells = _cells(frame, lost)
     kept = cells["fitted"].to_numpy()
     if not kept.any():
         raise NoOptimumError(
@@ -118,6 +119,8 @@ def sweep_of(table: pd.DataFrame, *, params: str = "matrices", compute: str = "e
     near = _near(frame, cells)
     rows = frame[near].drop(columns=[key for key in KEYS if frame[key].isna().all()]).reset_index(drop=True)
     notes = [*data.notes, *taken, *of_decay]
+    if len(lost) and not is_runs(named):
+        notes.append(f"{len(lost)} rows have a learning rate and no loss that is a number: they count as diverged")
     of_fitted = frame["cell"].map(cells["fitted"]).to_numpy(bool)
     if few := int((~kept).sum()):
         without = int((~of_fitted).sum())
@@ -205,10 +208,23 @@ def _decays(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 def _diverged(table: pd.DataFrame, params: str) -> pd.DataFrame:
     """KEYS and rate of the runs of a run table that diverged: tried, and worse than all others."""
-    if not is_runs(table) or not (table["state"] == "diverged").any():
+    if not (table["state"] == "diverged").any():
         return pd.DataFrame(columns=[*KEYS, RATE.name], dtype=float)
     last = table[table["state"] == "diverged"].sort_values("step").groupby("run_id", as_index=False).tail(1)
     made = last.assign(n_params=count_params(last, params), tokens=last["horizon_tokens"])
+    return made.reindex(columns=[*KEYS, RATE.name]).astype(float)
+
+
+def _without_loss(table: pd.DataFrame, params: str, compute: str) -> pd.DataFrame:
+    """The same of rows of another table that have a rate, and a loss that is empty, NaN or infinite."""
+    none = pd.DataFrame(columns=[*KEYS, RATE.name], dtype=float)
+    if not {"loss", RATE.name} <= set(table):
+        return none
+    lost = ~np.isfinite(pd.to_numeric(table["loss"], errors="coerce")) & table[RATE.name].notna()
+    try:
+        made = points(table[lost].assign(loss=1.0), params=params, compute=compute, inputs=INPUTS).frame
+    except ValueError:  # rows that hold nothing else either
+        return none
     return made.reindex(columns=[*KEYS, RATE.name]).astype(float)
 
 

@@ -256,3 +256,17 @@ def test_few_rates_do_not_make_a_symmetric_bowl_skewed():
         }
         named.append(fit_bowl(sweep_of(pd.DataFrame(rows)))[2].law.parameters())
     assert sum("s" in one for one in named) <= 1
+
+
+@pytest.mark.parametrize("written", [np.nan, np.inf, -np.inf])
+def test_rates_that_have_no_loss_were_tried_and_diverged(written):
+    """The lowest loss of both cells lies below rates at which nothing came out: no edge of what was tried."""
+    rates = np.tile([0.0005, 0.001, 0.002, 0.004, 0.008, 0.016], 2)
+    loss = [5.6, 5.40, 5.30, 5.25, written, written, 5.0, 4.80, 4.70, 4.66, written, written]
+    table = pd.DataFrame({"n_params": np.repeat([1e6, 3e6], 6), "tokens": np.repeat([2e7, 6e7], 6), "lr": rates})
+    found = sweep_of(table.assign(loss=loss))
+    assert found.cells["edge"].tolist() == ["", ""]
+    assert found.cells["rates"].tolist() == [6, 6]
+    assert any("4 rows have a learning rate and no loss" in note for note in found.notes)
+    with pytest.raises(NoOptimumError, match="at an edge of the rates tried"):
+        sweep_of(table.assign(loss=loss).dropna().replace([np.inf, -np.inf], np.nan).dropna())
