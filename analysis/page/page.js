@@ -17,7 +17,7 @@ function count(value) {
 }
 const trimmed = (text) => String(Number(text)); // 1k, not 1.00k
 const flops = (value) => (value === null || !isFinite(value) ? "open" : value.toExponential(2));
-const nats = (value) => (value === null || !isFinite(value) ? "open" : value >= 0.1 ? value.toFixed(4)
+const nats = (value) => (value === null || !isFinite(value) ? "open" : value >= 0.1 ? value.toFixed(4) // equivalent: both write .1000
   : value >= 1e-4 ? value.toPrecision(4) : value.toExponential(3));
 const written = { flops, n_params: count, tokens: count, loss: nats };
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from isoflop.analysis.style import count
+from isoflop.printable import loss_text
 from isoflop.scaling.table.meaning import number
 from tests.support.root import ROOT
 
@@ -112,6 +113,7 @@ def test_numbers_are_written_as_the_report_writes_them(run):
     assert run("count(999.5)", "count(999499.9)") == ["1k", "999k"]
     assert run("flops(1.2345e12)", "nats(1.23456)") == ["1.23e+12", "1.2346"]
     assert run("nats(0.0523)", "nats(1.5e-4)", "nats(6.1234e-5)") == ["0.05230", "0.0001500", "6.123e-5"]
+    assert run("nats(0.1)", "nats(1e-4)") == ["0.1000", "0.0001000"] == [loss_text(0.1), loss_text(1e-4)]
     open_ = [f"{name}({value})" for name in ("count", "flops", "nats") for value in ("null", "Infinity", "NaN")]
     assert run(*open_) == ["open"] * 9
     assert run("written.tokens === count && written.n_params === count && written.loss === nats") == [True]

@@ -48,6 +48,24 @@ def test_the_gradient_of_a_goal_is_that_of_the_law(goal):
         assert found.goal[0, j] == pytest.approx(scale * slope, rel=1e-3, abs=1e-8)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-4, 1e3])
+def test_a_floor_is_moved_by_no_more_than_the_losses_allow(unit):
+    """In a unit in which losses are as small as a step of the difference, their logarithms have no slope so far off."""
+    law = replace(BESIROGLU, E=BESIROGLU.E * unit, A=BESIROGLU.A * unit, B=BESIROGLU.B * unit)
+    found = scenario_of_law(law, CELLS, "loss", TARGET, COST)
+    at = found.problem.free.index("E")
+    steps = []
+
+    def quantity(one):
+        steps.append(abs(one.E - law.E))
+        return float(np.log(one.optimal(TARGET, COST).loss))
+
+    problem = replace(found.problem, loss=found.problem.loss)
+    slope = information.goal_gradient(problem, found.theta[:1], quantity)[0, at]
+    assert slope == pytest.approx(1 / law.optimal(TARGET, COST).loss, rel=1e-6)
+    assert max(steps) == pytest.approx(information.DIFFERENCE * min(1.0, problem.loss.min()), rel=1e-6)
+
+
 def test_values_at_which_the_goal_has_no_slope_are_left_out(monkeypatch):
     own = information.goal_gradient
 

@@ -1,5 +1,6 @@
 """What a plan is made of: which laws, which noise, which candidates; and the tables that it refuses."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from isoflop.scaling.design.design import Design
 from isoflop.scaling.design.information import Noise
 from isoflop.scaling.design.planning import plan_from_law, plan_from_table, ratios_of
 from isoflop.scaling.design.simulate import simulate_points
+from isoflop.scaling.findings.settings import setting_findings
 from isoflop.scaling.fitting.fit import LeastSquares, fit
 from isoflop.scaling.fitting.uncertainty import jackknife
 from isoflop.scaling.laws.cost import SIX_ND
@@ -157,6 +159,16 @@ def test_a_setting_that_explains_losses_is_refused_unless_the_arms_are_told_apar
     across = pd.concat([arms, arms.assign(arm=arms["arm"].map({"a": "b", "b": "a"}))], ignore_index=True)
     with pytest.raises(DesignError, match="warmup"):
         planned(table=across)
+
+
+def test_of_two_settings_that_of_the_lower_p_is_described_and_both_are_named(planned):
+    table = settings(warmup=(1, 2))
+    table["decay"] = np.where(np.arange(len(table)) % 7 == 0, 0.1, table["warmup"] / 10)
+    found = setting_findings(table, points(table))
+    assert [f.columns for f in found] == [("warmup",), ("decay",)]
+    with pytest.raises(DesignError, match=re.escape(found[0].message)) as refused:
+        planned(table=table)
+    assert "keep one value of warmup and of decay" in str(refused.value)
 
 
 def test_mixtures_are_refused_with_the_command_for_them_unless_each_arm_is_one(planned):
